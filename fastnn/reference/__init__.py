@@ -1,0 +1,15 @@
+"""Owns the executable specification: every kernel in plain NumPy, in any float dtype.
+
+Leaves speed to ``fastnn.kernels``, whose functions have the same names and parameters.
+"""
+
+from fastnn.reference import dense, elementwise, loss, optimizer, step
+from fastnn.reference.dense import *  # noqa: F403
+from fastnn.reference.elementwise import *  # noqa: F403
+from fastnn.reference.loss import *  # noqa: F403
+from fastnn.reference.optimizer import *  # noqa: F403
+from fastnn.reference.step import *  # noqa: F403
+
+__all__ = sorted(
+    dense.__all__ + elementwise.__all__ + loss.__all__ + optimizer.__all__ + step.__all__
+)
