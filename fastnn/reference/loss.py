@@ -18,7 +18,8 @@ def _check_not_empty(kernel: str, x: Array) -> None:
 
 def _log_softmax(x: Array) -> Array:
     shifted = x - x.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    log_p: Array = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return log_p
 
 
 def softmax_cross_entropy(
