@@ -353,7 +353,7 @@ def dropout_forward(
     counter[:, 0] = np.arange(len(counter)) & low
     counter[:, 1:] = step & low, step >> 32, stream
     words = philox4x32(counter, (seed & low, seed >> 32)).reshape(-1)[: x.size]
-    mask[...] = words >= min(round(rate * 2**32), low)
+    mask[...] = words >= min(int(rate * 2**32 + 0.5), low)
     out[...] = np.where(mask, x * (1 / (1 - rate)), 0)
 
 

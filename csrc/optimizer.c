@@ -1,0 +1,97 @@
+/* Optimizers: parameters and their state updated in place, in one pass over the flat vectors.
+ * Threads split the vectors; what all parameters of a step share is computed first, in double. */
+#include "kernel.h"
+
+#define GRAIN 256 /* floats; a share starts on a cache line */
+
+/* this step's learning rate: the table's, its last entry from there on */
+static double rate_now(const float *lr, int64_t lr_len, const int64_t *clock) {
+    return (double)lr[clock[FNN_BATCH] < lr_len ? clock[FNN_BATCH] : lr_len - 1];
+}
+
+/* base ** n by squaring: no library's pow, so the same bits everywhere */
+static double power(double base, int64_t n) {
+    double result = 1;
+    for (; n > 0; n >>= 1, base *= base)
+        if (n & 1) result *= base;
+    return result;
+}
+
+/* n is VL as a constant in the main loops, so the choice costs nothing there */
+INLINE vf load(const float *p, int n) { return n == VL ? v_load(p) : v_load_n(p, n); }
+INLINE void store(float *p, vf x, int n) {
+    if (n == VL) v_store(p, x);
+    else v_store_n(p, x, n);
+}
+
+/* Runs body(i, n) on vectors of n lanes from element i on, over this thread's share. */
+#define FOR_VECTORS(total, body)                                                                   \
+    do {                                                                                           \
+        int64_t i_, hi_;                                                                           \
+        fnn_range(total, GRAIN, part, &i_, &hi_);                                                  \
+        for (; i_ + VL <= hi_; i_ += VL) body(i_, VL);                                             \
+        if (i_ < hi_) body(i_, (int)(hi_ - i_));                                                   \
+    } while (0)
+
+/* velocity = momentum * velocity + grad
+ * theta -= rate * (nesterov ? grad + momentum * velocity : velocity) */
+KERNEL(sgd_update) {
+    const fnn_sgd_update_args s = *a;
+    const vf step = v_set1((float)-rate_now(s.lr, s.lr_len, s.clock)), momentum = v_set1(s.momentum);
+#define PLAIN(i, n)                                                                                \
+    store(s.theta + i, v_fma(step, load(s.grad + i, n), load(s.theta + i, n)), n)
+#define MOMENTUM(i, n)                                                                             \
+    do {                                                                                           \
+        vf grad = load(s.grad + i, n);                                                             \
+        vf velocity = v_fma(momentum, load(s.velocity + i, n), grad);                              \
+        store(s.velocity + i, velocity, n);                                                        \
+        vf move = s.nesterov ? v_fma(momentum, velocity, grad) : velocity;                         \
+        store(s.theta + i, v_fma(step, move, load(s.theta + i, n)), n);                            \
+    } while (0)
+    if (s.velocity) FOR_VECTORS(s.n, MOMENTUM);
+    else FOR_VECTORS(s.n, PLAIN);
+    return FNN_OK;
+}
+
+/* sq = rho * sq + (1 - rho) * grad**2; theta -= rate * grad / (sqrt(sq) + eps) */
+KERNEL(rmsprop_update) {
+    const fnn_rmsprop_update_args s = *a;
+    const vf step = v_set1((float)-rate_now(s.lr, s.lr_len, s.clock)), eps = v_set1(s.eps);
+    const vf rho = v_set1(s.rho), fresh = v_set1((float)(1.0 - (double)s.rho));
+#define RMSPROP(i, n)                                                                              \
+    do {                                                                                           \
+        vf grad = load(s.grad + i, n);                                                             \
+        vf sq = v_fma(rho, load(s.sq + i, n), fresh * grad * grad);                                \
+        store(s.sq + i, sq, n);                                                                    \
+        vf move = step * grad / (v_sqrt(sq) + eps);                                                \
+        store(s.theta + i, load(s.theta + i, n) + move, n);                                        \
+    } while (0)
+    FOR_VECTORS(s.n, RMSPROP);
+    return FNN_OK;
+}
+
+/* m = beta1 * m + (1 - beta1) * grad; v = beta2 * v + (1 - beta2) * grad**2
+ * theta = theta * (1 - rate * weight_decay)
+ *         - rate * (m / (1 - beta1**t)) / (sqrt(v / (1 - beta2**t)) + eps) */
+KERNEL(adam_update) {
+    const fnn_adam_update_args s = *a;
+    const double rate = rate_now(s.lr, s.lr_len, s.clock);
+    const int64_t t = s.clock[FNN_STEP] + 1;
+    const vf step = v_set1((float)(-rate / (1.0 - power(s.beta1, t))));
+    const vf root_scale = v_sqrt(v_set1((float)(1.0 / (1.0 - power(s.beta2, t)))));
+    const vf keep = v_set1((float)(1.0 - rate * (double)s.weight_decay)), eps = v_set1(s.eps);
+    const vf beta1 = v_set1((float)s.beta1), fresh1 = v_set1((float)(1.0 - s.beta1));
+    const vf beta2 = v_set1((float)s.beta2), fresh2 = v_set1((float)(1.0 - s.beta2));
+#define ADAM(i, n)                                                                                 \
+    do {                                                                                           \
+        vf grad = load(s.grad + i, n);                                                             \
+        vf m = v_fma(beta1, load(s.m + i, n), fresh1 * grad);                                      \
+        vf v = v_fma(beta2, load(s.v + i, n), fresh2 * grad * grad);                               \
+        store(s.m + i, m, n);                                                                      \
+        store(s.v + i, v, n);                                                                      \
+        vf move = step * m / v_fma(v_sqrt(v), root_scale, eps);                                    \
+        store(s.theta + i, v_fma(keep, load(s.theta + i, n), move), n);                            \
+    } while (0)
+    FOR_VECTORS(s.n, ADAM);
+    return FNN_OK;
+}

@@ -1,0 +1,56 @@
+/* What a training step does besides computing: fetch its batch, log its loss, count itself. */
+#include "kernel.h"
+
+INLINE int64_t row_at(const int64_t *rows, int64_t i) { return rows ? rows[i] : i; }
+
+/* out[i] = data[rows[clock[0] + i]] * scale */
+KERNEL(gather_rows) {
+    enum { AHEAD = 4, LINE = 64 };
+    const int64_t f = a->f, first = a->clock[FNN_ROW];
+    const size_t row_bytes = (size_t)f * (a->is_u8 ? 1 : sizeof(float));
+    const vf scale = v_set1(a->scale);
+    int64_t lo, hi;
+    fnn_range(a->n, 1, part, &lo, &hi);
+    for (int64_t i = lo; i < hi; i++) {
+        /* the next rows lie anywhere in memory */
+        if (i + AHEAD < hi) {
+            const char *next = (const char *)a->data + (size_t)row_at(a->rows, first + i + AHEAD) * row_bytes;
+            for (size_t b = 0; b < row_bytes; b += LINE) __builtin_prefetch(next + b);
+        }
+        const size_t row = (size_t)row_at(a->rows, first + i) * (size_t)f;
+        float *out = a->out + i * f;
+        int64_t j = 0;
+        if (a->is_u8) {
+            const uint8_t *x = (const uint8_t *)a->data + row;
+            for (; j + VL <= f; j += VL) v_store(out + j, v_load_u8(x + j) * scale);
+            for (; j < f; j++) out[j] = (float)x[j] * a->scale;
+        } else {
+            const float *x = (const float *)a->data + row;
+            for (; j + VL <= f; j += VL) v_store(out + j, v_load(x + j) * scale);
+            for (; j < f; j++) out[j] = x[j] * a->scale;
+        }
+    }
+    return FNN_OK;
+}
+
+/* out[i] = labels[rows[clock[0] + i]]; a serial op */
+KERNEL(gather_labels) {
+    for (int64_t i = 0; i < a->n; i++) a->out[i] = a->labels[row_at(a->rows, a->clock[FNN_ROW] + i)];
+    return FNN_OK;
+}
+
+/* losses[clock[2]] = loss; corrects[clock[2]] = correct; a serial op */
+KERNEL(log_step) {
+    const int64_t batch = a->clock[FNN_BATCH];
+    a->losses[batch] = a->loss[0];
+    if (a->corrects) a->corrects[batch] = a->correct[0];
+    return __builtin_isfinite(a->loss[0]) ? FNN_OK : FNN_STOP;
+}
+
+/* clock += [n, 1, 1]; a serial op */
+KERNEL(advance) {
+    a->clock[FNN_ROW] += a->n;
+    a->clock[FNN_STEP] += 1;
+    a->clock[FNN_BATCH] += 1;
+    return FNN_OK;
+}
