@@ -1,0 +1,93 @@
+"""Small neural networks on a CPU, trained and run fast: Python classes over SIMD C.
+
+Owns the public names; each comes from the module that it is written in. Modules that need more
+than NumPy are imported when they are first used.
+"""
+
+import importlib
+from typing import Any
+
+from fastnn.backend import get_num_threads, set_num_threads, show_config, use_backend
+from fastnn.checks import DivergenceError
+from fastnn.history import History
+from fastnn.initializers import (
+    Constant,
+    GlorotNormal,
+    GlorotUniform,
+    HeNormal,
+    HeUniform,
+    Initializer,
+    RandomNormal,
+    RandomUniform,
+    Zeros,
+)
+from fastnn.layers import (
+    GELU,
+    Dense,
+    Dropout,
+    Flatten,
+    Layer,
+    LeakyReLU,
+    Linear,
+    ReLU,
+    Reshape,
+    Sigmoid,
+    Softmax,
+    Tanh,
+)
+from fastnn.losses import CrossEntropy, Loss, MeanSquaredError
+from fastnn.model import Sequential
+from fastnn.optimizers import SGD, Adam, AdamW, Optimizer, RMSProp
+
+__version__ = "0.1.0"
+
+_LAZY = ("datasets", "plots")
+
+__all__ = [
+    "GELU",
+    "SGD",
+    "Adam",
+    "AdamW",
+    "Constant",
+    "CrossEntropy",
+    "Dense",
+    "DivergenceError",
+    "Dropout",
+    "Flatten",
+    "GlorotNormal",
+    "GlorotUniform",
+    "HeNormal",
+    "HeUniform",
+    "History",
+    "Initializer",
+    "Layer",
+    "LeakyReLU",
+    "Linear",
+    "Loss",
+    "MeanSquaredError",
+    "Optimizer",
+    "RMSProp",
+    "RandomNormal",
+    "RandomUniform",
+    "ReLU",
+    "Reshape",
+    "Sequential",
+    "Sigmoid",
+    "Softmax",
+    "Tanh",
+    "Zeros",
+    "get_num_threads",
+    "set_num_threads",
+    "show_config",
+    "use_backend",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return importlib.import_module(f"fastnn.{name}")
+    raise AttributeError(f"module 'fastnn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])

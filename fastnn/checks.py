@@ -1,0 +1,273 @@
+"""Owns the first ring of checks: what a user passes is converted and validated once, here.
+
+Leaves shapes between kernels to the kernels. Every error names the argument, what it was and what
+was expected; no array of the caller's is ever written to.
+"""
+
+import math
+import numbers
+import operator
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+__all__ = [
+    "PIXEL_SCALE",
+    "Array",
+    "DivergenceError",
+    "check_finite",
+    "check_integer",
+    "check_real",
+    "check_shape",
+    "to_array",
+    "to_labels",
+    "to_rows",
+]
+
+Array = NDArray[Any]
+
+PIXEL_SCALE = float(np.float32(1 / 255))
+"""uint8 inputs are pixels: they are multiplied by this where they are read."""
+
+_MAX_ELEMENTS = 2**48
+_BLOCK = 2**18
+
+
+class DivergenceError(ValueError):
+    """The loss is not finite any more; the weights are those before the step that showed it.
+
+    Attributes
+    ----------
+    epoch, batch : int or None
+        Counted from 1; ``epoch`` is None outside ``fit``.
+    layer : int or None
+        Index of the first layer whose weights or output are not finite; None where all are, and
+        only the loss is not.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        epoch: int | None = None,
+        batch: int | None = None,
+        layer: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.epoch = epoch
+        self.batch = batch
+        self.layer = layer
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    text = text if len(text) <= 60 else text[:57] + "..."
+    return f"{text} ({type(value).__name__})"
+
+
+def check_integer(name: str, value: object, low: int, high: int | None = None) -> int:
+    """Return ``value`` as an int in [low, high].
+
+    Raises
+    ------
+    TypeError
+        If it is not an integer (a bool or a float is not).
+    ValueError
+        If it is out of range.
+
+    Examples
+    --------
+    >>> check_integer("epochs", 0, 1)
+    Traceback (most recent call last):
+    ...
+    ValueError: epochs: got 0, expected an integer >= 1
+    """
+    expected = f"expected an integer >= {low}" + ("" if high is None else f" and <= {high}")
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name}: got {_shown(value)}, {expected}")
+    number = operator.index(value)
+    if number < low or (high is not None and number > high):
+        raise ValueError(f"{name}: got {number}, {expected}")
+    return number
+
+
+def check_real(
+    name: str,
+    value: object,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    open_low: bool = False,
+    open_high: bool = False,
+) -> float:
+    """Return ``value`` as a finite float between ``low`` and ``high``.
+
+    Raises
+    ------
+    TypeError
+        If it is not a number.
+    ValueError
+        If it is out of range, NaN or infinite.
+
+    Examples
+    --------
+    >>> check_real("rate", 1.0, 0, 1, open_high=True)
+    Traceback (most recent call last):
+    ...
+    ValueError: rate: got 1.0, expected a finite number >= 0 and < 1
+    """
+    limits = []
+    if low > -math.inf:
+        limits.append(f"{'>' if open_low else '>='} {low:g}")
+    if high < math.inf:
+        limits.append(f"{'<' if open_high else '<='} {high:g}")
+    expected = " ".join(["expected a finite number", " and ".join(limits)]).rstrip()
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: got {_shown(value)}, {expected}")
+    number = float(value)
+    inside = (low < number if open_low else low <= number) and (
+        number < high if open_high else number <= high
+    )
+    if not (math.isfinite(number) and inside):
+        raise ValueError(f"{name}: got {number!r}, {expected}")
+    return number
+
+
+def check_shape(name: str, value: object) -> tuple[int, ...]:
+    """Return ``value``, an int or a sequence of ints, as a shape without empty axes.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no such thing, or has 2**48 elements or more.
+
+    Examples
+    --------
+    >>> check_shape("input_shape", [28, 28, 1])
+    (28, 28, 1)
+    """
+    axes = value if isinstance(value, (tuple, list)) else (value,)
+    shape = tuple(check_integer(name, axis, 1) for axis in axes)
+    if not shape:
+        raise ValueError(f"{name}: got (), expected at least one axis")
+    if math.prod(shape) >= _MAX_ELEMENTS:
+        raise ValueError(f"{name}: got {shape}, expected fewer than 2**48 elements")
+    return shape
+
+
+def to_array(name: str, value: ArrayLike) -> Array:
+    """Return ``value`` as an array of bools, integers or real floats, in native byte order.
+
+    Raises
+    ------
+    TypeError
+        If it holds strings, objects, complex numbers or dates.
+    ValueError
+        If it is ragged.
+    """
+    if hasattr(value, "toarray") and not isinstance(value, np.ndarray):
+        raise TypeError(f"{name}: got a sparse {type(value).__name__}, expected a dense array")
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(
+            f"{name}: got a {type(value).__name__} that is no rectangular array ({error})"
+        ) from error
+    if array.dtype.kind not in "buif":
+        raise TypeError(
+            f"{name}: got {type(value).__name__} of dtype {array.dtype}, expected numbers "
+            "(bool, integer or float)"
+        )
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise ValueError(f"{name}: got masked values, expected none (fill them first)")
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    return array
+
+
+def check_finite(name: str, array: Array) -> None:
+    """Check a C-contiguous float array for NaN and infinity, without a copy.
+
+    Raises
+    ------
+    ValueError
+        If there is one; the message says in which row.
+    """
+    flat = array.reshape(-1)
+    for start in range(0, flat.size, _BLOCK):
+        block = flat[start : start + _BLOCK]
+        # A sum of squares can only be finite when all are; it overflows long before they do.
+        if not math.isfinite(np.vdot(block, block)):
+            bad = np.flatnonzero(~np.isfinite(block))
+            if bad.size:
+                index = np.unravel_index(start + bad[0], array.shape)
+                raise ValueError(
+                    f"{name}: got {block[bad[0]]} in row {index[0]}, expected finite numbers"
+                )
+
+
+def to_rows(
+    name: str, value: ArrayLike, shape: tuple[int, ...], dtype: DTypeLike
+) -> tuple[Array, float]:
+    """Return samples as a C-contiguous matrix (N, F) and the factor to read them with.
+
+    uint8 and ``dtype`` pass without a copy where they are contiguous; all else is converted to
+    ``dtype``, once. uint8 samples are pixels, to be scaled to [0, 1].
+
+    Parameters
+    ----------
+    name : str
+    value : (N, *shape) array_like
+    shape : tuple of int
+        Of one sample.
+    dtype : float dtype
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no array of numbers, has another shape, no rows, or NaN or infinite values.
+    """
+    array = to_array(name, value)
+    if array.ndim != 1 + len(shape) or array.shape[1:] != shape:
+        expected = f"(rows, {', '.join(map(str, shape))})"
+        hint = "; for one sample pass x[None]" if array.shape == shape else ""
+        raise ValueError(f"{name}: got shape {array.shape}, expected {expected}{hint}")
+    if not len(array):
+        raise ValueError(f"{name}: got shape {array.shape}, expected at least one row")
+    pixels = array.dtype == np.uint8
+    with np.errstate(over="ignore"):
+        rows = np.ascontiguousarray(array, None if pixels else dtype).reshape(len(array), -1)
+    if not pixels:
+        check_finite(name, rows)
+    return rows, PIXEL_SCALE if pixels else 1.0
+
+
+def to_labels(name: str, labels: Array, classes: int) -> Array:
+    """Return integer class labels (N,) as int32.
+
+    Raises
+    ------
+    TypeError
+        If they are not integers.
+    ValueError
+        If one is not in [0, classes).
+
+    Examples
+    --------
+    >>> to_labels("y", np.array([0, 3]), 3)
+    Traceback (most recent call last):
+    ...
+    ValueError: y: got label 3 in row 1, expected labels in [0, 3)
+    """
+    if labels.dtype.kind not in "ui":
+        raise TypeError(
+            f"{name}: got labels of dtype {labels.dtype}, expected integers; "
+            "use y.astype(int) if they are class numbers"
+        )
+    bad = np.flatnonzero((labels < 0) | (labels >= classes))
+    if bad.size:
+        raise ValueError(
+            f"{name}: got label {labels[bad[0]]} in row {bad[0]}, expected labels in [0, {classes})"
+        )
+    return np.ascontiguousarray(labels, np.int32)

@@ -1,0 +1,117 @@
+"""Owns the forward pass of a trained model: in chunks of rows, with plans for the sizes in use.
+
+Leaves who may use which predictor at a time to ``Sequential``.
+"""
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fastnn import backend
+from fastnn.checks import Array, to_rows
+from fastnn.memory import Workspace
+from fastnn.trainer import record, unrecordable
+
+if TYPE_CHECKING:
+    from fastnn.model import Sequential
+
+__all__ = ["Predictor", "chunk_rows"]
+
+_CHUNK_BYTES = 2**21
+_MAX_CHUNK = 1024
+_MAX_RUNS = 64
+_FLOAT32 = np.dtype(np.float32)
+
+
+def chunk_rows(model: "Sequential") -> int:
+    """Return how many samples to compute at once: as many as leave their activations in cache."""
+    floats = max(
+        math.prod(layer.input_shape) + math.prod(layer.output_shape) for layer in model.layers
+    )
+    return max(16, min(_MAX_CHUNK, _CHUNK_BYTES // (4 * floats)))
+
+
+class Predictor:
+    """Computes the output of a model's layer ``end - 1``; not for two threads at a time.
+
+    Parameters
+    ----------
+    model : Sequential
+        Built.
+    end : int
+        How many layers to compute, at least 1.
+    """
+
+    def __init__(self, model: "Sequential", end: int) -> None:
+        self.model, self.end = model, end
+        self._use(backend.kernels_for(model.dtype), 1)
+
+    def _use(self, k: Any, n: int) -> None:
+        """Start anew, with these kernels and room for n rows at a time."""
+        model = self.model
+        self.k = k
+        layers = model.layers[: self.end]
+        self.workspace = Workspace(layers, n, model.dtype, training=False)
+        self.clock = np.zeros(3, np.int64)
+        blocker = unrecordable(k, layers)
+        if blocker is not None:
+            model.warn_eager(blocker)
+        self.eager = blocker is not None or k is not backend.compiled
+        # Per input shape: the workspace, its input, the same flat, its output, what computes it.
+        self.runs: dict[tuple[int, ...], tuple[Workspace, Array, Array, Array, Any]] = {}
+
+    def _run(self, n: int) -> tuple[Workspace, Array, Array, Array, Any]:
+        """Return what computes n rows."""
+        if n > self.workspace.n:
+            self._use(self.k, n)
+        shape = (n, *self.workspace.x.shape[1:])
+        if shape not in self.runs:
+            if len(self.runs) >= _MAX_RUNS:
+                self.runs.clear()
+            ws = self.workspace.narrow(n)
+            compute: Callable[[], object]
+            if self.eager or not ws.stages:
+
+                def compute() -> None:
+                    self._forward(ws)
+            else:
+                compute = record(self.k, lambda: self._forward(ws), fuse=True).replay
+            self.runs[shape] = (ws, ws.x, ws.x.reshape(-1), ws.out, compute)
+        return self.runs[shape]
+
+    def _forward(self, ws: Workspace) -> None:
+        for stage in ws.stages:
+            stage.layer.forward(self.k, stage.x, stage.out, stage.saved)
+
+    def __call__(self, x: ArrayLike) -> Array:
+        """Return the output for samples ``x`` (N, *input_shape)."""
+        # The short way, for a few microseconds: float32 of a shape that was seen before.
+        if type(x) is np.ndarray and x.dtype is _FLOAT32 and self.k is backend.active:
+            run = self.runs.get(x.shape)
+            if run is not None:
+                _, inputs, flat, out, compute = run
+                inputs[...] = x
+                if math.isfinite(np.vdot(flat, flat)):
+                    compute()
+                    return out.copy()
+        return self._in_chunks(x)
+
+    def _in_chunks(self, x: ArrayLike) -> Array:
+        model = self.model
+        k = backend.kernels_for(model.dtype)
+        if k is not self.k:
+            self._use(k, self.workspace.n)
+        rows, scale = to_rows("x", x, model.layers[0].input_shape, model.dtype)
+        chunk = min(len(rows), chunk_rows(model))
+        out = np.empty((len(rows), *model.layers[self.end - 1].output_shape), model.dtype)
+        for start in range(0, len(rows), chunk):
+            stop = min(start + chunk, len(rows))
+            ws, _, _, result, compute = self._run(stop - start)
+            self.clock[0] = start
+            self.k.gather_rows(rows, None, scale, self.clock, ws.rows)
+            compute()
+            out[start:stop] = result
+        return out

@@ -1,0 +1,144 @@
+"""Owns the first values of weights.
+
+Leaves the random generator to the model, which draws for its layers in order, from one seed.
+"""
+
+import math
+
+import numpy as np
+
+from fastnn.checks import Array, check_real
+from fastnn.component import Component
+
+__all__ = [
+    "Constant",
+    "GlorotNormal",
+    "GlorotUniform",
+    "HeNormal",
+    "HeUniform",
+    "Initializer",
+    "RandomNormal",
+    "RandomUniform",
+    "Zeros",
+    "fans",
+]
+
+
+def fans(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return how many inputs an output depends on, and the reverse.
+
+    The last two axes are inputs and outputs; those before them are a kernel's window.
+
+    Examples
+    --------
+    >>> fans((784, 128)), fans((3, 3, 16, 32)), fans((10,))
+    ((784, 128), (144, 288), (10, 10))
+    """
+    if len(shape) < 2:
+        return math.prod(shape), math.prod(shape)
+    window = math.prod(shape[:-2])
+    return window * shape[-2], window * shape[-1]
+
+
+class Initializer(Component):
+    """Makes a weight's first values: ``initializer(shape, rng)`` returns a float array."""
+
+    def __call__(self, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+        """Return values for a weight of this shape, drawn from ``rng``."""
+        raise NotImplementedError(f"{type(self).__name__} must define __call__(shape, rng)")
+
+
+class Constant(Initializer):
+    """All values equal.
+
+    Examples
+    --------
+    >>> Constant(1.0)((2,), np.random.default_rng(0))
+    array([1., 1.])
+    """
+
+    def __init__(self, value: float) -> None:
+        self.value = check_real("value", value)
+
+    def __call__(self, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+        return np.full(shape, self.value)
+
+
+class Zeros(Initializer):
+    """All values 0."""
+
+    def __call__(self, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+        return np.zeros(shape)
+
+
+class RandomUniform(Initializer):
+    """Uniform in [low, high).
+
+    Examples
+    --------
+    >>> w = RandomUniform(-1, 1)((100,), np.random.default_rng(0))
+    >>> bool((abs(w) <= 1).all())
+    True
+    """
+
+    def __init__(self, low: float = -0.05, high: float = 0.05) -> None:
+        self.low = check_real("low", low)
+        self.high = check_real("high", high, self.low)
+
+    def __call__(self, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+        return rng.uniform(self.low, self.high, shape)
+
+
+class RandomNormal(Initializer):
+    """Gaussian with this mean and standard deviation."""
+
+    def __init__(self, mean: float = 0.0, std: float = 0.05) -> None:
+        self.mean = check_real("mean", mean)
+        self.std = check_real("std", std, 0)
+
+    def __call__(self, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+        return rng.normal(self.mean, self.std, shape)
+
+
+class GlorotUniform(Initializer):
+    """Uniform with variance ``2 / (inputs + outputs)`` (Glorot & Bengio 2010; Xavier)."""
+
+    def __call__(self, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+        limit = math.sqrt(6 / sum(fans(shape)))
+        return rng.uniform(-limit, limit, shape)
+
+
+class GlorotNormal(Initializer):
+    """Gaussian with variance ``2 / (inputs + outputs)`` (Glorot & Bengio 2010; Xavier)."""
+
+    def __call__(self, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+        return rng.normal(0, math.sqrt(2 / sum(fans(shape))), shape)
+
+
+class HeUniform(Initializer):
+    """Uniform with variance ``2 / inputs`` (He et al. 2015), made for ReLU."""
+
+    def __call__(self, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+        limit = math.sqrt(6 / fans(shape)[0])
+        return rng.uniform(-limit, limit, shape)
+
+
+class HeNormal(Initializer):
+    """Gaussian with variance ``2 / inputs`` (He et al. 2015), made for ReLU."""
+
+    def __call__(self, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+        return rng.normal(0, math.sqrt(2 / fans(shape)[0]), shape)
+
+
+INITIALIZERS: dict[str, type[Initializer]] = {
+    "glorot_uniform": GlorotUniform,
+    "glorot_normal": GlorotNormal,
+    "xavier_uniform": GlorotUniform,
+    "xavier_normal": GlorotNormal,
+    "he_uniform": HeUniform,
+    "he_normal": HeNormal,
+    "random_uniform": RandomUniform,
+    "random_normal": RandomNormal,
+    "gaussian": RandomNormal,
+    "zeros": Zeros,
+}

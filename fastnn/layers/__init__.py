@@ -1,0 +1,25 @@
+"""Owns the layers: hyper-parameters, shapes, and which kernels forward and backward call.
+
+Leaves weights' memory and the order of the calls to the model and the trainer.
+"""
+
+from fastnn.layers.activations import GELU, LeakyReLU, ReLU, Sigmoid, Softmax, Tanh
+from fastnn.layers.base import Layer
+from fastnn.layers.dense import Dense
+from fastnn.layers.dropout import Dropout
+from fastnn.layers.shape import Flatten, Linear, Reshape
+
+__all__ = [
+    "GELU",
+    "Dense",
+    "Dropout",
+    "Flatten",
+    "Layer",
+    "LeakyReLU",
+    "Linear",
+    "ReLU",
+    "Reshape",
+    "Sigmoid",
+    "Softmax",
+    "Tanh",
+]

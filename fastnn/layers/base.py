@@ -1,0 +1,138 @@
+"""Owns the protocol between a layer and what runs it: shapes, weights, forward and backward.
+
+Leaves buffers to ``memory.Workspace`` and the flat weight vectors to ``Sequential``.
+"""
+
+from types import ModuleType, SimpleNamespace
+from typing import Any, ClassVar
+
+from numpy.typing import DTypeLike
+
+from fastnn.checks import Array, check_shape
+from fastnn.component import Component, choose
+from fastnn.initializers import INITIALIZERS, Initializer
+
+__all__ = ["Layer"]
+
+
+class Layer(Component):
+    """A function of a batch, with weights or without.
+
+    A subclass defines ``forward`` and ``backward``, in ``build`` the output's shape and the
+    weights, and says with the attributes below what the buffers may be used for. The defaults are
+    right for any layer in plain NumPy.
+
+    Attributes
+    ----------
+    records : bool
+        True: forward and backward compute through the kernels ``k`` only, so a plan can record
+        them. Otherwise the whole model runs step by step.
+    view : bool
+        True: the output is the input in another shape; there is nothing to compute.
+    train_only : bool
+        True: outside training the layer is a view.
+    inplace : bool
+        True: the output may share the input's buffer, and ``dx`` that of ``dout``; then backward
+        must not read ``x``.
+    reads_output : bool
+        True: backward reads ``out``.
+    input_shape, output_shape : tuple of int
+        Of one sample, without the batch axis; set when the model is built.
+    index : int
+        The layer's place in its model.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastnn as fnn
+    >>> class Scale(fnn.Layer):
+    ...     def build(self, input_shape):
+    ...         self.add_weight("w", input_shape, fnn.Constant(2.0))
+    ...         return input_shape
+    ...     def forward(self, k, x, out, saved):
+    ...         np.multiply(x, self.w, out=out)
+    ...     def backward(self, k, dout, x, out, dx, saved):
+    ...         np.sum(dout * x, axis=0, out=self.dw)
+    ...         if dx is not None:
+    ...             np.multiply(dout, self.w, out=dx)
+    >>> with fnn.use_backend("reference"):
+    ...     fnn.Sequential([Scale()]).predict(np.ones((1, 3)))
+    array([[2., 2., 2.]], dtype=float32)
+    """
+
+    recorded: ClassVar[tuple[str, ...]] = ("forward", "backward")
+    view: ClassVar[bool] = False
+    train_only: ClassVar[bool] = False
+    inplace: ClassVar[bool] = False
+    reads_output: ClassVar[bool] = True
+
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    index: int
+    activation: "Layer | None" = None
+    """Sugar: a layer that the model appends after this one."""
+
+    def build(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Declare the weights with ``add_weight`` and return the output's shape.
+
+        Raises
+        ------
+        ValueError
+            If the layer cannot take this input; the model puts the layer's name before it.
+        """
+        return input_shape
+
+    def saved(self, n: int, dtype: DTypeLike) -> dict[str, tuple[tuple[int, ...], DTypeLike]]:
+        """Return shape and dtype of each array that forward keeps for backward, for n samples."""
+        return {}
+
+    def forward(self, k: ModuleType, x: Array, out: Array, saved: SimpleNamespace) -> None:
+        """Compute ``out`` (n, *output_shape) from ``x`` (n, *input_shape).
+
+        ``saved`` holds the arrays that ``saved()`` declared, and ``training`` (bool), ``seed``
+        (int) and ``clock`` ((3,) int64, see ``fastnn.reference.step``).
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define forward")
+
+    def backward(
+        self,
+        k: ModuleType,
+        dout: Array,
+        x: Array,
+        out: Array,
+        dx: Array | None,
+        saved: SimpleNamespace,
+    ) -> None:
+        """Compute the weights' gradients ``self.d*`` and, if it is not None, ``dx``.
+
+        All are fully overwritten. ``out`` is valid only if ``reads_output``.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define backward")
+
+    def add_weight(self, name: str, shape: tuple[int, ...], initializer: Initializer) -> None:
+        """Declare a weight, to be ``self.<name>``, with its gradient ``self.d<name>``.
+
+        Parameters
+        ----------
+        name : str
+        shape : tuple of int
+        initializer : Initializer or str
+        """
+        checked = choose(f"initializer of {name}", initializer, Initializer, INITIALIZERS)
+        self.weights[name] = (check_shape(f"shape of {name}", shape), checked)
+
+    @property
+    def weights(self) -> dict[str, tuple[tuple[int, ...], Initializer]]:
+        """Shape and initializer of each declared weight."""
+        declared: dict[str, tuple[tuple[int, ...], Initializer]]
+        declared = self.__dict__.setdefault("_weights", {})
+        return declared
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Weights are views of the model's vectors, which a copy would cut; the model copies those.
+        dropped = {"_weights", "index", "input_shape", "output_shape"}
+        dropped |= {prefix + name for name in self.weights for prefix in ("", "d")}
+        return {key: value for key, value in self.__dict__.items() if key not in dropped}
+
+    def __str__(self) -> str:
+        return type(self).__name__

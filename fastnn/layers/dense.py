@@ -1,0 +1,96 @@
+"""Owns the fully connected layer.
+
+Leaves its activation to a layer of its own, which the model appends.
+"""
+
+from types import ModuleType, SimpleNamespace
+
+from fastnn.checks import Array, check_integer
+from fastnn.component import choose
+from fastnn.initializers import INITIALIZERS, Initializer
+from fastnn.layers.activations import ACTIVATIONS
+from fastnn.layers.base import Layer
+
+__all__ = ["Dense"]
+
+
+class Dense(Layer):
+    """Affine map ``x @ w + b`` of samples with one axis.
+
+    Parameters
+    ----------
+    units : int
+        Size of the output.
+    activation : str or Layer, optional
+        Sugar for the same layer after this one; it has its own index in the model.
+    use_bias : bool
+    kernel_initializer, bias_initializer : str or Initializer
+
+    Attributes
+    ----------
+    w : (I, O) float32
+    b : (O,) float32
+        Absent without ``use_bias``.
+
+    Examples
+    --------
+    >>> import fastnn as fnn
+    >>> model = fnn.Sequential([fnn.Dense(64, activation="relu")], input_shape=(784,))
+    >>> model.layers
+    [Dense(64), ReLU()]
+    >>> model.layers[0].w.shape
+    (784, 64)
+    """
+
+    records = True
+    reads_output = False
+    w: Array
+    dw: Array
+    b: Array | None = None
+    db: Array | None = None
+
+    def __init__(
+        self,
+        units: int,
+        activation: str | Layer | None = None,
+        *,
+        use_bias: bool = True,
+        kernel_initializer: str | Initializer = "glorot_uniform",
+        bias_initializer: str | Initializer = "zeros",
+    ) -> None:
+        self.units = check_integer("units", units, 1)
+        if activation is not None:
+            self.activation = choose("activation", activation, Layer, ACTIVATIONS)
+        if not isinstance(use_bias, bool):
+            raise TypeError(f"use_bias: got {use_bias!r}, expected True or False")
+        self.use_bias = use_bias
+        self.kernel_initializer = choose(
+            "kernel_initializer", kernel_initializer, Initializer, INITIALIZERS
+        )
+        self.bias_initializer = choose(
+            "bias_initializer", bias_initializer, Initializer, INITIALIZERS
+        )
+
+    def build(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        if len(input_shape) != 1:
+            raise ValueError(
+                f"input shape is {input_shape}, expected (features,); put Flatten() before it"
+            )
+        self.add_weight("w", (input_shape[0], self.units), self.kernel_initializer)
+        if self.use_bias:
+            self.add_weight("b", (self.units,), self.bias_initializer)
+        return (self.units,)
+
+    def forward(self, k: ModuleType, x: Array, out: Array, saved: SimpleNamespace) -> None:
+        k.dense_forward(x, self.w, self.b, out)
+
+    def backward(
+        self,
+        k: ModuleType,
+        dout: Array,
+        x: Array,
+        out: Array,
+        dx: Array | None,
+        saved: SimpleNamespace,
+    ) -> None:
+        k.dense_backward(dout, x, self.w, dx, self.dw, self.db)

@@ -1,0 +1,253 @@
+"""Owns buffers: aligned vectors, and the workspace in which a batch passes through the layers.
+
+Leaves what is computed in them to the layers; sizes come first, then one arena is allocated, and
+no buffer moves afterwards, which is what makes recording a step valid.
+"""
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from fastnn.checks import Array
+from fastnn.layers.base import Layer
+
+__all__ = ["Stage", "Workspace", "aligned_zeros"]
+
+_ALIGNMENT = 64
+_MAX_BYTES = 2**62
+
+
+def aligned_zeros(n: int, dtype: DTypeLike) -> Array:
+    """Return n zeros that start at a multiple of 64 bytes.
+
+    Examples
+    --------
+    >>> aligned_zeros(3, np.float32).ctypes.data % 64
+    0
+    """
+    nbytes = n * np.dtype(dtype).itemsize
+    raw = np.zeros(nbytes + _ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    aligned: Array = raw[start : start + nbytes].view(dtype)
+    return aligned
+
+
+@dataclass(slots=True)
+class Stage:
+    """One layer with the arrays that it computes on; ``dout`` and ``dx`` are None if not wanted."""
+
+    layer: Layer
+    x: Array
+    out: Array
+    dout: Array | None
+    dx: Array | None
+    saved: SimpleNamespace
+
+
+@dataclass(slots=True)
+class _Place:
+    """The numbers of one layer's buffers."""
+
+    x: int
+    out: int
+    dout: int | None
+    dx: int | None
+    saved: dict[str, int]
+
+
+class Workspace:
+    """All buffers for n samples on their way through the layers, and back if training.
+
+    Every output has its own buffer in training, unless a layer may work in place; the gradients
+    alternate between two. Outside training the outputs do, too.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+        Built, at least one.
+    n : int
+        Samples in a batch.
+    dtype : float dtype
+    training : bool
+    clock : (3,) int64
+    seed : int
+    skip : Layer, optional
+        Left out: its output is its input.
+    target : (shape, dtype), optional
+        Of one sample's target, to get a buffer for the batch's.
+
+    Attributes
+    ----------
+    x, out : (n, *shape)
+        Input of the first layer, output of the last.
+    rows : (n, F)
+        ``x`` as a matrix.
+    dout : (n, *shape) or None
+        Gradient of ``out``; None when nothing is to be trained.
+    target : (n, *shape) or None
+    stages : list of Stage
+        Layers that compute, in order.
+    backward : list of Stage
+        Those from the last to the first one with weights.
+
+    Examples
+    --------
+    >>> import fastnn as fnn
+    >>> layers = fnn.Sequential([fnn.Dense(4), fnn.ReLU()], input_shape=(3,)).layers
+    >>> ws = Workspace(layers, 8, np.float32, training=True)
+    >>> ws.out.shape, np.shares_memory(ws.stages[0].out, ws.stages[1].out)
+    ((8, 4), True)
+    >>> ws.narrow(5).rows.shape
+    (5, 3)
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        n: int,
+        dtype: DTypeLike,
+        *,
+        training: bool,
+        clock: Array | None = None,
+        seed: int = 0,
+        skip: Layer | None = None,
+        target: tuple[tuple[int, ...], DTypeLike] | None = None,
+    ) -> None:
+        self.dtype = np.dtype(dtype)
+        self._layers = list(layers)
+        self._training = training
+        self._clock = np.zeros(3, np.int64) if clock is None else clock
+        self._seed = seed
+        self._skip = skip
+        self._target = target
+        self._capacity = n
+        self._sizes: list[int] = []
+        self._places: list[_Place] = []
+        self._lay_out()
+        starts = np.cumsum([0, *self._sizes], dtype=object)
+        self._starts = [int(start) for start in starts]
+        if self._starts[-1] >= _MAX_BYTES:
+            raise ValueError(f"batch_size: {n} samples need {self._starts[-1]} bytes of buffers")
+        self.arena = aligned_zeros(self._starts[-1], np.uint8)
+        self._bind(n)
+
+    def narrow(self, m: int) -> "Workspace":
+        """Return a workspace for m <= n samples in the same memory."""
+        narrow = copy.copy(self)
+        narrow._bind(m)
+        return narrow
+
+    def _buffer(self, shape: tuple[int, ...], dtype: DTypeLike | None = None) -> int:
+        """Reserve a buffer for the full batch and return its number."""
+        self._sizes.append(0)
+        self._widen(len(self._sizes) - 1, shape, dtype)
+        return len(self._sizes) - 1
+
+    def _widen(self, buffer: int, shape: tuple[int, ...], dtype: DTypeLike | None = None) -> None:
+        nbytes = math.prod(shape) * np.dtype(dtype or self.dtype).itemsize
+        padded = -(-nbytes // _ALIGNMENT) * _ALIGNMENT
+        self._sizes[buffer] = max(self._sizes[buffer], padded)
+
+    def _is_view(self, layer: Layer) -> bool:
+        return layer.view or layer is self._skip or (layer.train_only and not self._training)
+
+    def _lay_out(self) -> None:
+        """Decide which buffers each layer uses, and how large they are."""
+        n, layers = self._capacity, self._layers
+        current = self._buffer((n, *layers[0].input_shape))
+        pair = [current] if not self._training else []
+        needed = False
+        for layer in layers:
+            x, shape = current, (n, *layer.output_shape)
+            if self._is_view(layer):
+                pass
+            elif layer.inplace and not needed:
+                needed = self._training
+            else:
+                if self._training or len(pair) < 2:
+                    current = self._buffer(shape)
+                    pair.append(current)
+                else:
+                    current = pair[pair[0] == current]
+                    self._widen(current, shape)
+                # An in-place layer after this one must leave what its backward reads.
+                needed = self._training and (layer.reads_output or layer.inplace)
+            saved = {
+                name: self._buffer(kept, kind)
+                for name, (kept, kind) in layer.saved(n, self.dtype).items()
+                if not self._is_view(layer)
+            }
+            self._places.append(_Place(x, current, None, None, saved))
+        self._lay_out_gradients()
+        self._target_buffer = (
+            None if self._target is None else self._buffer((n, *self._target[0]), self._target[1])
+        )
+
+    def _lay_out_gradients(self) -> None:
+        n, layers = self._capacity, self._layers
+        weighted = [i for i, layer in enumerate(layers) if layer.weights]
+        if not (self._training and weighted):
+            return
+        current = self._buffer((n, *layers[-1].output_shape))
+        pair = [current]
+        for i in range(len(layers) - 1, weighted[0] - 1, -1):
+            layer, place = layers[i], self._places[i]
+            place.dout = current
+            self._widen(current, (n, *layer.output_shape))
+            if i == weighted[0]:
+                break
+            if not (self._is_view(layer) or layer.inplace):
+                if len(pair) < 2:
+                    pair.append(self._buffer((n, *layer.input_shape)))
+                current = pair[pair[0] == current]
+                self._widen(current, (n, *layer.input_shape))
+            place.dx = current
+
+    def _view(self, buffer: int, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+        nbytes = math.prod(shape) * np.dtype(dtype).itemsize
+        assert nbytes <= self._sizes[buffer]
+        start = self._starts[buffer]
+        array: Array = self.arena[start : start + nbytes].view(dtype).reshape(shape)
+        return array
+
+    def _bind(self, n: int) -> None:
+        """Make the views for n samples."""
+        if not 1 <= n <= self._capacity:
+            raise ValueError(f"n: got {n}, expected 1 to {self._capacity}")
+
+        def view(buffer: int | None, shape: tuple[int, ...]) -> Array | None:
+            return None if buffer is None else self._view(buffer, (n, *shape), self.dtype)
+
+        first, last = self._layers[0], self._layers[-1]
+        self.n = n
+        self.x = self._view(self._places[0].x, (n, *first.input_shape), self.dtype)
+        self.rows = self.x.reshape(n, -1)
+        self.out = self._view(self._places[-1].out, (n, *last.output_shape), self.dtype)
+        self.dout = view(self._places[-1].dout, last.output_shape)
+        self.target = None
+        if self._target is not None and self._target_buffer is not None:
+            shape, dtype = self._target
+            self.target = self._view(self._target_buffer, (n, *shape), dtype)
+        self.stages = []
+        for layer, place in zip(self._layers, self._places, strict=True):
+            if self._is_view(layer):
+                continue
+            specs = layer.saved(n, self.dtype)
+            arrays = {name: self._view(place.saved[name], *specs[name]) for name in specs}
+            stage = Stage(
+                layer,
+                self._view(place.x, (n, *layer.input_shape), self.dtype),
+                self._view(place.out, (n, *layer.output_shape), self.dtype),
+                view(place.dout, layer.output_shape),
+                view(place.dx, layer.input_shape),
+                SimpleNamespace(
+                    **arrays, training=self._training, clock=self._clock, seed=self._seed
+                ),
+            )
+            self.stages.append(stage)
+        self.backward = [stage for stage in reversed(self.stages) if stage.dout is not None]

@@ -1,0 +1,621 @@
+"""Owns the model: layers in a row, their weights in one vector, and the public verbs.
+
+Leaves the training step to ``trainer``, the forward pass alone to ``inference``, and what a layer
+computes to ``layers``.
+"""
+
+import math
+import os
+import threading
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from fastnn.checks import (
+    Array,
+    DivergenceError,
+    check_integer,
+    check_shape,
+    to_array,
+    to_rows,
+)
+from fastnn.component import Component, choose
+from fastnn.history import History
+from fastnn.inference import Predictor, chunk_rows
+from fastnn.layers.base import Layer
+from fastnn.losses import LOSSES, CrossEntropy, Loss
+from fastnn.memory import aligned_zeros
+from fastnn.optimizers import OPTIMIZERS, SGD, Optimizer
+from fastnn.progress import Progress
+from fastnn.trainer import Data, Trainer, generator
+
+__all__ = ["Sequential"]
+
+_WEIGHT_ALIGNMENT = 16
+_INITIAL_EPOCH = 2**64 - 1
+
+
+class Sequential:
+    """A neural network: layers, each of which takes the output of the one before.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+        An activation given to a layer becomes a layer of its own, after it.
+    input_shape : int or tuple of int, optional
+        Of one sample. Without it the model is built at the first data that it sees.
+    seed : int, optional
+        Of the first weights, the order of the samples and dropout; in [0, 2**64). Without it
+        each model has another one.
+    dtype : {"float32", "float64"}
+        float64 runs on the reference backend only, to check gradients.
+
+    Attributes
+    ----------
+    layers : list of Layer
+    theta, grad : (n,) float
+        All weights, and their gradients after a step; the layers' are views of them. Each weight
+        starts at a multiple of 16 elements, the gaps are 0.
+    history : History or None
+        Of the last ``fit``, also of one that was interrupted.
+    plan : fastnn.kernels.Plan or None
+        The recorded step of the last ``fit``; ``print(model.plan)`` lists its operations. It
+        keeps that run's data alive; set it to None to let go.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as above, or a layer cannot take the output of the one before.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastnn as fnn
+    >>> model = fnn.Sequential([fnn.Dense(8, activation="relu"), fnn.Dense(2)], seed=0)
+    >>> x = np.random.default_rng(0).normal(size=(200, 3))
+    >>> y = (x[:, 0] > x[:, 1]).astype(int)
+    >>> history = model.fit(x, y, optimizer=fnn.SGD(0.1), epochs=30, batch_size=10, verbose=0)
+    >>> history["accuracy"][-1] > 0.95
+    True
+    >>> model.predict(x[:1]).shape
+    (1, 2)
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        input_shape: int | Sequence[int] | None = None,
+        seed: int | None = None,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        self.layers = _expand(layers)
+        self.dtype: np.dtype[Any] = np.dtype(dtype)
+        if self.dtype not in (np.float32, np.float64):
+            raise ValueError(f"dtype: got {self.dtype}, expected float32 or float64")
+        self.seed = _seed(seed)
+        self.input_shape: tuple[int, ...] | None = None
+        self.output_shape: tuple[int, ...] | None = None
+        self.history: History | None = None
+        self.plan: Any = None
+        self._loss: Loss = CrossEntropy()
+        self._reset()
+        if input_shape is not None:
+            self.build(input_shape)
+
+    def _reset(self) -> None:
+        """Make what neither a copy nor a file of the model takes over."""
+        self._fitting = threading.Lock()
+        self._predictors: defaultdict[int, list[Predictor]] = defaultdict(list)
+        self._whole: list[Predictor] = self._predictors[len(self.layers)]
+        self._warned = False
+
+    # ---- shapes and weights ------------------------------------------------------------------
+
+    def build(self, input_shape: int | Sequence[int]) -> None:
+        """Infer all shapes and make the first weights.
+
+        Parameters
+        ----------
+        input_shape : int or tuple of int
+            Of one sample.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is no shape, or a layer cannot take its input.
+        """
+        shape = check_shape("input_shape", input_shape)
+        if self.input_shape is not None:
+            if shape != self.input_shape:
+                raise ValueError(
+                    f"input_shape: got {shape}, the model is built for {self.input_shape}"
+                )
+            return
+        output = shape
+        for index, layer in enumerate(self.layers):
+            output = _build(layer, index, output)
+        self._allocate()
+        self.input_shape, self.output_shape = shape, output
+        rng = generator(self.seed, _INITIAL_EPOCH)
+        for key, weight, initializer in self._weights():
+            values = np.asarray(initializer(weight.shape, rng))
+            if values.shape != weight.shape or not np.isfinite(values).all():
+                raise ValueError(
+                    f"weight {key}: {initializer} gave shape {values.shape}, expected finite "
+                    f"values of shape {weight.shape}"
+                )
+            weight[...] = values
+
+    def _allocate(self) -> None:
+        """Lay all weights out in two vectors and give the layers their views."""
+        spans, size = [], 0
+        for layer in self.layers:
+            for name, (shape, _) in layer.weights.items():
+                spans.append((layer, name, shape, size))
+                size += -(-math.prod(shape) // _WEIGHT_ALIGNMENT) * _WEIGHT_ALIGNMENT
+        self.theta = aligned_zeros(size, self.dtype)
+        self.grad = aligned_zeros(size, self.dtype)
+        for layer, name, shape, start in spans:
+            stop = start + math.prod(shape)
+            setattr(layer, name, self.theta[start:stop].reshape(shape))
+            setattr(layer, f"d{name}", self.grad[start:stop].reshape(shape))
+
+    def _weights(self) -> Iterable[tuple[str, Array, Any]]:
+        """Yield name, values and initializer of each weight."""
+        for index, layer in enumerate(self.layers):
+            for name, (_, initializer) in layer.weights.items():
+                yield f"{index}.{name}", getattr(layer, name), initializer
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of trainable parameters."""
+        self._check_built()
+        return sum(weight.size for _, weight, _ in self._weights())
+
+    def _check_built(self) -> None:
+        if self.input_shape is None:
+            raise ValueError(
+                "the model has no shapes yet: give input_shape, or call build or fit first"
+            )
+
+    def state_dict(self) -> dict[str, Array]:
+        """Return a copy of each weight by its name, such as ``"0.w"``.
+
+        Raises
+        ------
+        ValueError
+            If the model is not built.
+        """
+        self._check_built()
+        return {key: weight.copy() for key, weight, _ in self._weights()}
+
+    def load_state_dict(self, state: Mapping[str, ArrayLike]) -> None:
+        """Set all weights; where anything does not fit, none is changed.
+
+        Parameters
+        ----------
+        state : mapping of str to array_like
+            Exactly the names, shapes and kind (float) of ``state_dict``, all finite.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a name is missing or unknown, or a value does not fit.
+        """
+        self._check_built()
+        if not isinstance(state, Mapping):
+            raise TypeError(f"state: got {type(state).__name__}, expected a dict of arrays")
+        weights = {key: weight for key, weight, _ in self._weights()}
+        missing = [key for key in weights if key not in state]
+        unexpected = [key for key in state if key not in weights]
+        if missing or unexpected:
+            raise ValueError(f"state: missing {missing}, unexpected {unexpected}")
+        converted = {}
+        for key, weight in weights.items():
+            name = f"state[{key!r}]"
+            values = to_array(name, state[key])
+            if values.dtype.kind != "f":
+                raise TypeError(f"{name}: got dtype {values.dtype}, expected a float dtype")
+            if values.shape != weight.shape:
+                raise ValueError(f"{name}: got shape {values.shape}, expected {weight.shape}")
+            with np.errstate(over="ignore"):
+                converted[key] = values.astype(self.dtype)
+            if not np.isfinite(converted[key]).all():
+                raise ValueError(f"{name}: got NaN or infinity, expected finite {self.dtype}")
+        for key, weight in weights.items():
+            weight[...] = converted[key]
+
+    # ---- training ----------------------------------------------------------------------------
+
+    def fit(
+        self,
+        x: ArrayLike,
+        y: ArrayLike,
+        *,
+        loss: str | Loss = "cross_entropy",
+        optimizer: str | Optimizer | None = None,
+        epochs: int = 1,
+        batch_size: int | None = 32,
+        validation_data: tuple[ArrayLike, ArrayLike] | None = None,
+        callbacks: Iterable[Callable[["Sequential", History], object]] | None = None,
+        verbose: int = 1,
+        shuffle: bool = True,
+        seed: int | None = None,
+        eager: bool = False,
+        fuse: bool = True,
+    ) -> History:
+        """Train on samples ``x`` and targets ``y``.
+
+        An interrupted or failed run leaves the weights of the last whole step, and ``history``.
+
+        Parameters
+        ----------
+        x : (N, *input_shape) array_like
+            float32 in C order and uint8 are used as they are, other numbers are converted once.
+            uint8 are pixels, scaled to [0, 1].
+        y : array_like
+            As the loss takes it: integer class numbers (N,) or one-hot rows for cross-entropy.
+        loss : str or Loss
+        optimizer : str or Optimizer, optional
+            ``SGD(0.01)`` by default. One that was used on this model before goes on where it was.
+        epochs : int
+        batch_size : int or None
+            None takes all samples in one step. The last batch of an epoch may be smaller.
+        validation_data : (x, y), optional
+            Measured after each epoch.
+        callbacks : iterable of callable, optional
+            Each is called after each epoch with the model and the history; one that returns True
+            ends the run.
+        verbose : {0, 1, 2}
+            Silent; a progress bar on a terminal; a line per epoch, always.
+        shuffle : bool
+            Take the samples in another order in each epoch.
+        seed : int, optional
+            Of that order and of dropout; the model's by default.
+        eager : bool
+            Run each step in Python instead of recording it in a plan.
+        fuse : bool
+            Let the plan merge operations; results then differ within rounding.
+
+        Returns
+        -------
+        History
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is not as above.
+        DivergenceError
+            If the loss is not finite.
+        RuntimeError
+            If another thread is fitting this model.
+        """
+        chosen = choose("loss", loss, Loss, LOSSES)
+        if optimizer is None:
+            optimizer = SGD(0.01)
+        updater = choose("optimizer", optimizer, Optimizer, OPTIMIZERS)
+        epochs = check_integer("epochs", epochs, 1)
+        verbose = int(verbose) if isinstance(verbose, bool) else verbose
+        verbose = check_integer("verbose", verbose, 0, 2)
+        for name, flag in (("shuffle", shuffle), ("eager", eager), ("fuse", fuse)):
+            if not isinstance(flag, (bool, np.bool_)):
+                raise TypeError(f"{name}: got {flag!r}, expected True or False")
+        hooks = list(callbacks or ())
+        for hook in hooks:
+            if not callable(hook):
+                raise TypeError(f"callbacks: got {hook!r}, expected functions")
+        seed = self.seed if seed is None else _seed(seed)
+        if batch_size is not None:
+            check_integer("batch_size", batch_size, 1)
+        if not self._fitting.acquire(blocking=False):
+            raise RuntimeError("fit: another thread is fitting this model; wait for it to end")
+        try:
+            data = self._data(x, y, chosen, "x", "y")
+            measure = None
+            if validation_data is not None:
+                measure = Trainer(
+                    self,
+                    self._validation(validation_data, chosen),
+                    chosen,
+                    batch_size=chunk_rows(self),
+                    eager=eager,
+                    fuse=fuse,
+                )
+            trainer = Trainer(
+                self,
+                data,
+                chosen,
+                updater,
+                batch_size=batch_size or len(data.x),
+                shuffle=bool(shuffle),
+                seed=seed,
+                eager=bool(eager),
+                fuse=bool(fuse),
+            )
+            self._loss, self.plan = chosen, trainer.plan
+            self.history = History()
+            self._run(trainer, measure, self.history, epochs, verbose, hooks)
+        finally:
+            self._fitting.release()
+        return self.history
+
+    def _run(
+        self,
+        trainer: Trainer,
+        measure: Trainer | None,
+        history: History,
+        epochs: int,
+        verbose: int,
+        hooks: list[Callable[["Sequential", History], object]],
+    ) -> None:
+        state = trainer.state
+        assert state is not None
+        progress = Progress(verbose, epochs, trainer.samples)
+        try:
+            for epoch in range(epochs):
+                progress.start(epoch)
+                start = time.perf_counter()
+                try:
+                    trainer.run_epoch(state.epoch, progress.update)
+                finally:
+                    history.add_batches(trainer.losses[: trainer.clock[2]])
+                    state.step = int(trainer.clock[1])
+                seconds = time.perf_counter() - start
+                state.epoch += 1
+                figures = trainer.figures()
+                if measure is not None:
+                    measure.run_epoch()
+                    figures |= {f"val_{name}": v for name, v in measure.figures().items()}
+                history.add(figures, trainer.samples, seconds)
+                progress.finish(figures, seconds)
+                # All are called, so that one that ends the run does not hide it from the others.
+                if any([hook(self, history) is True for hook in hooks]):
+                    break
+        except DivergenceError as error:
+            where = f"epoch {history.epochs + 1}, batch {error.batch}"
+            raise DivergenceError(
+                f"{where}: {error}",
+                epoch=history.epochs + 1,
+                batch=error.batch,
+                layer=error.layer,
+            ) from None
+        finally:
+            progress.close()
+
+    def _data(self, x: ArrayLike, y: ArrayLike, loss: Loss, x_name: str, y_name: str) -> Data:
+        """Convert and check samples and targets, once."""
+        rows, x_scale = self._rows(x_name, x)
+        assert self.input_shape is not None and self.output_shape is not None
+        pixels = rows.dtype == np.uint8 and math.prod(self.output_shape) == rows.shape[1]
+        targets, y_scale = loss.targets(y_name, y, self.output_shape, self.dtype, pixels)
+        if len(targets) != len(rows):
+            raise ValueError(
+                f"{y_name}: got {len(targets)} rows, expected {len(rows)}, as many as {x_name} has"
+            )
+        return Data(rows, x_scale, targets, y_scale)
+
+    def _validation(self, data: tuple[ArrayLike, ArrayLike], loss: Loss) -> Data:
+        if not isinstance(data, (tuple, list)) or len(data) != 2:
+            raise TypeError(f"validation_data: got {type(data).__name__}, expected a pair (x, y)")
+        return self._data(data[0], data[1], loss, "validation_data[0]", "validation_data[1]")
+
+    def _rows(self, name: str, x: ArrayLike) -> tuple[Array, float]:
+        """Return samples as a matrix and their factor; build the model if they are its first."""
+        if self.input_shape is None:
+            array = to_array(name, x)
+            if array.ndim < 2 or not array.size:
+                raise ValueError(
+                    f"{name}: got shape {array.shape}, expected (rows, ...), none of them 0"
+                )
+            self.build(array.shape[1:])
+            x = array
+        assert self.input_shape is not None
+        return to_rows(name, x, self.input_shape, self.dtype)
+
+    def warn_eager(self, blocker: Component) -> None:
+        """Say, once, why this model runs step by step."""
+        if self._warned:
+            return
+        self._warned = True
+        name = type(blocker).__name__
+        if isinstance(blocker, Layer):
+            name = f"layer {blocker.index} ({name})"
+        warnings.warn(
+            f"{name} computes outside the kernels, so no plan can be recorded and the model runs "
+            "eagerly, each step in Python. To record it, compute through the kernels k only and "
+            f"set records = True in class {type(blocker).__name__}",
+            stacklevel=2,
+        )
+
+    # ---- use ---------------------------------------------------------------------------------
+
+    def evaluate(
+        self, x: ArrayLike, y: ArrayLike, loss: str | Loss | None = None
+    ) -> dict[str, float]:
+        """Measure loss and, with cross-entropy, accuracy.
+
+        Parameters
+        ----------
+        x, y : array_like
+            As for ``fit``.
+        loss : str or Loss, optional
+            That of the last ``fit`` by default, or cross-entropy.
+
+        Returns
+        -------
+        dict of str to float
+            ``{"loss": ..., "accuracy": ...}``
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the data do not fit.
+        DivergenceError
+            If the loss is not finite.
+        """
+        chosen = self._loss if loss is None else choose("loss", loss, Loss, LOSSES)
+        data = self._data(x, y, chosen, "x", "y")
+        measure = Trainer(self, data, chosen, batch_size=chunk_rows(self))
+        measure.run_epoch()
+        return measure.figures()
+
+    def predict(self, x: ArrayLike) -> Array:
+        """Return the outputs (N, *output_shape) for samples ``x`` (N, *input_shape).
+
+        The bits do not depend on how samples are split among calls. Threads may call it at the
+        same time.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If ``x`` does not fit.
+        """
+        try:
+            predictor = self._whole.pop()
+        except IndexError:
+            predictor = self._predictor(x, len(self.layers))
+        try:
+            return predictor(x)
+        finally:
+            self._whole.append(predictor)
+
+    def _predictor(self, x: ArrayLike, end: int) -> Predictor:
+        if self.input_shape is None:
+            self._rows("x", x)
+        return Predictor(self, end)
+
+    def predict_classes(self, x: ArrayLike) -> Array:
+        """Return the class with the largest output for each sample: (N,) int64.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If ``x`` does not fit, or the model's output is not (classes,).
+        """
+        out = self.predict(x)
+        if out.ndim != 2:
+            raise ValueError(
+                f"predict_classes: the model's output is {self.output_shape}, expected (classes,)"
+            )
+        classes: Array = out.argmax(axis=1)
+        return classes
+
+    def features(self, x: ArrayLike, layer: int = -2) -> Array:
+        """Return a layer's output (N, ...) for samples ``x``.
+
+        Parameters
+        ----------
+        x : (N, *input_shape) array_like
+        layer : int
+            Index as in ``summary``; from the end where it is negative.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If ``x`` does not fit, or there is no such layer.
+        """
+        count = len(self.layers)
+        end = check_integer("layer", layer, -count, count - 1) % count + 1
+        pool = self._predictors[end]
+        try:
+            predictor = pool.pop()
+        except IndexError:
+            predictor = self._predictor(x, end)
+        try:
+            return predictor(x)
+        finally:
+            pool.append(predictor)
+
+    def summary(self) -> None:
+        """Print layers, output shapes and parameters."""
+        print(self._table())
+
+    def _table(self) -> str:
+        rows = [("layer", "output shape", "parameters")]
+        total = 0
+        for index, layer in enumerate(self.layers):
+            built = self.input_shape is not None
+            count = sum(math.prod(shape) for shape, _ in layer.weights.values())
+            total += count
+            shape = str(layer.output_shape) if built else "?"
+            rows.append((f"{index:2}  {layer!r}", shape, f"{count:,}" if built else "?"))
+        widths = [max(len(row[i]) for row in rows) for i in range(3)]
+        lines = [f"{a:{widths[0]}}  {b:{widths[1]}}  {c:>{widths[2]}}" for a, b, c in rows]
+        built = self.input_shape is not None
+        lines.append(
+            f"input {self.input_shape}, {total:,} trainable parameters" if built else "not built"
+        )
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"Sequential({self.layers!r}, input_shape={self.input_shape}, seed={self.seed})"
+
+    # ---- copies ------------------------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            "layers": self.layers,
+            "input_shape": self.input_shape,
+            "seed": self.seed,
+            "dtype": self.dtype.name,
+            "weights": None if self.input_shape is None else self.state_dict(),
+            "loss": self._loss,
+            "history": self.history,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        layers, shape = state["layers"], state["input_shape"]
+        Sequential.__init__(self, layers, shape, state["seed"], state["dtype"])
+        if state["weights"] is not None:
+            self.theta[:] = 0
+            for key, weight, _ in self._weights():
+                weight[...] = state["weights"][key]
+        self._loss, self.history = state["loss"], state["history"]
+
+
+def _seed(seed: int | None) -> int:
+    if seed is None:
+        return int.from_bytes(os.urandom(8), "little")
+    return check_integer("seed", seed, 0, 2**64 - 1)
+
+
+def _expand(layers: Sequence[Layer]) -> list[Layer]:
+    """Return the layers with their activations as layers of their own."""
+    if isinstance(layers, Layer) or not isinstance(layers, Iterable):
+        raise TypeError(f"layers: got {layers!r}, expected a list of layers")
+    expanded: list[Layer] = []
+    for layer in layers:
+        if not isinstance(layer, Layer):
+            hint = f"; make an object of it: {layer.__name__}()" if isinstance(layer, type) else ""
+            raise TypeError(f"layers: got {layer!r} at {len(expanded)}, expected a layer{hint}")
+        expanded.append(layer)
+        if layer.activation is not None:
+            expanded.append(layer.activation)
+    if not expanded:
+        raise ValueError("layers: got none, expected at least one layer")
+    for i, layer in enumerate(expanded):
+        if hasattr(layer, "index") or any(layer is other for other in expanded[:i]):
+            raise ValueError(
+                f"layers: {layer!r} at {i} is used already, here or in another model; "
+                "make a new one"
+            )
+    for i, layer in enumerate(expanded):
+        layer.index, layer.activation = i, None
+    return expanded
+
+
+def _build(layer: Layer, index: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Build one layer on its input's shape and return its output's."""
+    where = f"layer {index} ({type(layer).__name__})"
+    layer.weights.clear()
+    layer.input_shape = shape
+    try:
+        layer.output_shape = check_shape("output shape", layer.build(shape))
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{where}: {error}") from error
+    return layer.output_shape

@@ -1,0 +1,285 @@
+"""Owns the optimizers: options, state per model, and which kernel makes the update.
+
+Leaves the step count and the batches to the trainer.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
+
+from fastnn.checks import Array, check_real
+from fastnn.component import Component
+from fastnn.memory import aligned_zeros
+
+__all__ = ["OPTIMIZERS", "SGD", "Adam", "AdamW", "Optimizer", "OptimizerState", "RMSProp"]
+
+Schedule = Callable[[int], float]
+
+
+@dataclass
+class OptimizerState:
+    """What an optimizer knows about one model: a later ``fit`` with the same object goes on here.
+
+    Attributes
+    ----------
+    step, epoch : int
+        How many whole ones were made.
+    buffers : dict of str to (n,) float
+        The kernel's state, one value per weight.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    buffers: dict[str, Array] = field(default_factory=dict)
+
+
+class Optimizer(Component):
+    """Updates all weights of a model at once.
+
+    Parameters
+    ----------
+    lr : float
+        Learning rate. A new value set between two epochs holds from the next one on.
+    schedule : callable, optional
+        Takes the number of steps made so far, returns the factor on ``lr`` for the next one.
+
+    Attributes
+    ----------
+    slots : tuple of str
+        Names of the state buffers that ``update`` needs.
+    """
+
+    recorded: ClassVar[tuple[str, ...]] = ("update",)
+
+    def __init__(self, lr: float, schedule: Schedule | None = None) -> None:
+        self.lr = check_real("lr", lr, 0, open_low=True)
+        if schedule is not None and not callable(schedule):
+            raise TypeError(f"schedule: got {schedule!r}, expected a function of the step")
+        self.schedule = schedule
+        self._states: WeakKeyDictionary[Any, OptimizerState] = WeakKeyDictionary()
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """Names of the state buffers that ``update`` needs."""
+        return ()
+
+    def state(self, model: Any) -> OptimizerState:
+        """Return the state that belongs to this model, a fresh one at first."""
+        state = self._states.setdefault(model, OptimizerState())
+        for name in self.slots:
+            if name not in state.buffers:
+                state.buffers[name] = aligned_zeros(model.theta.size, model.dtype)
+        return state
+
+    def fill(self, lr: Array, step: int) -> None:
+        """Write the learning rates of an epoch that starts after ``step`` steps: ``lr`` (L,).
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the schedule returns anything but a finite number, at least 0.
+        """
+        rate = check_real("lr", self.lr, 0, open_low=True)
+        if self.schedule is None:
+            lr[:] = rate
+            return
+        for i in range(len(lr)):
+            lr[i] = rate * check_real(f"schedule({step + i})", self.schedule(step + i), 0)
+
+    def update(
+        self,
+        k: ModuleType,
+        grad: Array,
+        lr: Array,
+        clock: Array,
+        buffers: dict[str, Array],
+        theta: Array,
+    ) -> None:
+        """Update ``theta`` (n,) and the buffers in place; see ``fastnn.reference.optimizer``."""
+        raise NotImplementedError(f"{type(self).__name__} must define update")
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent, with momentum as in PyTorch.
+
+    Parameters
+    ----------
+    lr : float
+    momentum : float
+        In [0, 1).
+    nesterov : bool
+        Step by the gradient and the new velocity; needs momentum.
+    schedule : callable, optional
+
+    Examples
+    --------
+    >>> SGD(0.1, momentum=0.9)
+    SGD(lr=0.1, momentum=0.9)
+    """
+
+    records = True
+
+    def __init__(
+        self,
+        lr: float = 0.01,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        schedule: Schedule | None = None,
+    ) -> None:
+        super().__init__(lr, schedule)
+        self.momentum = check_real("momentum", momentum, 0, 1, open_high=True)
+        if not isinstance(nesterov, bool):
+            raise TypeError(f"nesterov: got {nesterov!r}, expected True or False")
+        if nesterov and not momentum:
+            raise ValueError("nesterov: got True with momentum 0, expected a positive momentum")
+        self.nesterov = nesterov
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        return ("velocity",) if self.momentum else ()
+
+    def update(
+        self,
+        k: ModuleType,
+        grad: Array,
+        lr: Array,
+        clock: Array,
+        buffers: dict[str, Array],
+        theta: Array,
+    ) -> None:
+        velocity = buffers["velocity"] if self.momentum else None
+        k.sgd_update(grad, lr, self.momentum, self.nesterov, clock, velocity, theta)
+
+
+class RMSProp(Optimizer):
+    """Step by the gradient over the root of its running mean square.
+
+    Parameters
+    ----------
+    lr : float
+    rho : float
+        Share of the mean that stays in a step, in [0, 1).
+    eps : float
+    schedule : callable, optional
+    """
+
+    records = True
+
+    def __init__(
+        self,
+        lr: float = 0.001,
+        rho: float = 0.9,
+        eps: float = 1e-7,
+        schedule: Schedule | None = None,
+    ) -> None:
+        super().__init__(lr, schedule)
+        self.rho = check_real("rho", rho, 0, 1, open_high=True)
+        self.eps = check_real("eps", eps, 0, open_low=True)
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        return ("sq",)
+
+    def update(
+        self,
+        k: ModuleType,
+        grad: Array,
+        lr: Array,
+        clock: Array,
+        buffers: dict[str, Array],
+        theta: Array,
+    ) -> None:
+        k.rmsprop_update(grad, lr, self.rho, self.eps, clock, buffers["sq"], theta)
+
+
+class Adam(Optimizer):
+    """Adam (Kingma & Ba 2015).
+
+    Parameters
+    ----------
+    lr : float
+    beta1, beta2 : float
+        Shares of the running means that stay in a step, in [0, 1).
+    eps : float
+    schedule : callable, optional
+    """
+
+    records = True
+    weight_decay = 0.0
+
+    def __init__(
+        self,
+        lr: float = 0.001,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        eps: float = 1e-8,
+        schedule: Schedule | None = None,
+    ) -> None:
+        super().__init__(lr, schedule)
+        self.beta1 = check_real("beta1", beta1, 0, 1, open_high=True)
+        self.beta2 = check_real("beta2", beta2, 0, 1, open_high=True)
+        self.eps = check_real("eps", eps, 0, open_low=True)
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        return ("m", "v")
+
+    def update(
+        self,
+        k: ModuleType,
+        grad: Array,
+        lr: Array,
+        clock: Array,
+        buffers: dict[str, Array],
+        theta: Array,
+    ) -> None:
+        k.adam_update(
+            grad,
+            lr,
+            self.beta1,
+            self.beta2,
+            self.eps,
+            self.weight_decay,
+            clock,
+            buffers["m"],
+            buffers["v"],
+            theta,
+        )
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019), on all weights.
+
+    Parameters
+    ----------
+    lr : float
+    beta1, beta2 : float
+    eps : float
+    weight_decay : float
+        Each step also takes ``lr * weight_decay`` of every weight.
+    schedule : callable, optional
+    """
+
+    records = True
+
+    def __init__(
+        self,
+        lr: float = 0.001,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+        schedule: Schedule | None = None,
+    ) -> None:
+        super().__init__(lr, beta1, beta2, eps, schedule)
+        self.weight_decay = check_real("weight_decay", weight_decay, 0)
+
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {
+    "sgd": SGD,
+    "rmsprop": RMSProp,
+    "adam": Adam,
+    "adamw": AdamW,
+}

@@ -1,0 +1,249 @@
+"""Owns the step: written once, run eagerly or recorded in a plan, over one data set.
+
+Leaves conversion of the data and the history to ``Sequential.fit``, buffers to ``memory``, and
+all arithmetic to layers, losses, optimizers and their kernels.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from fastnn import backend
+from fastnn.checks import Array, DivergenceError
+from fastnn.component import Component
+from fastnn.interrupts import DelayedInterrupt
+from fastnn.layers import Softmax
+from fastnn.losses import Loss
+from fastnn.memory import Workspace
+from fastnn.optimizers import Optimizer
+
+if TYPE_CHECKING:
+    from fastnn.model import Sequential
+
+__all__ = ["Data", "Trainer", "generator", "record", "unrecordable"]
+
+
+class Data(NamedTuple):
+    """Samples and targets as matrices, each with the factor to read it with."""
+
+    x: Array
+    x_scale: float
+    y: Array
+    y_scale: float
+
+
+def generator(seed: int, epoch: int) -> np.random.Generator:
+    """Return the random numbers of one epoch; they depend on nothing else."""
+    return np.random.Generator(np.random.Philox(key=np.array([seed, epoch], np.uint64)))
+
+
+def unrecordable(k: ModuleType, components: Sequence[Component]) -> Component | None:
+    """Return what keeps a plan from being recorded: the first component that computes by itself."""
+    if k is not backend.compiled:
+        return None
+    return next((component for component in components if not component.records), None)
+
+
+def record(k: ModuleType, step: Callable[[], None], fuse: bool) -> Any:
+    """Return a plan of what ``step`` makes the compiled kernels do."""
+    plan = k.Plan()
+    with plan.capture():
+        step()
+    if fuse:
+        plan.fuse()
+    return plan
+
+
+class Trainer:
+    """Runs epochs over one data set; without an optimizer it only measures.
+
+    Parameters
+    ----------
+    model : Sequential
+        Built.
+    data : Data
+    loss : Loss
+    optimizer : Optimizer, optional
+    batch_size : int
+    shuffle : bool
+        Take the rows in another order in each epoch.
+    seed : int
+        Of that order, and of dropout.
+    eager : bool
+        Run each step in Python even where a plan can be recorded.
+    fuse : bool
+        Let the plan merge neighbouring kernels.
+
+    Attributes
+    ----------
+    clock : (3,) int64
+        Rows used in this epoch, steps ever made, batches made in this epoch. Only whole steps
+        advance it, so it is right after any interruption.
+    losses, corrects : (batches,)
+        What each batch of this epoch gave.
+    plan : fastnn.kernels.Plan or None
+        Of a full batch.
+    """
+
+    def __init__(
+        self,
+        model: "Sequential",
+        data: Data,
+        loss: Loss,
+        optimizer: Optimizer | None = None,
+        *,
+        batch_size: int,
+        shuffle: bool = False,
+        seed: int = 0,
+        eager: bool = False,
+        fuse: bool = True,
+    ) -> None:
+        self.model, self.data, self.loss, self.optimizer = model, data, loss, optimizer
+        self.seed = seed
+        self.k = backend.kernels_for(model.dtype)
+        self.samples = len(data.x)
+        n = min(batch_size, self.samples)
+        self.batches = -(-self.samples // n)
+        last = model.layers[-1]
+        skip = last if loss.includes_softmax and isinstance(last, Softmax) else None
+        self.clock = np.zeros(3, np.int64)
+        self.losses = np.zeros(self.batches, model.dtype)
+        self.corrects = np.zeros(self.batches, np.int64) if loss.counts_correct else None
+        self._loss = np.zeros(1, model.dtype)
+        self._correct = np.zeros(1, np.int64)
+        self._rows = np.arange(self.samples) if shuffle else None
+        self.state = None if optimizer is None else optimizer.state(model)
+        if self.state is not None:
+            self.clock[1] = self.state.step
+        scheduled = optimizer is not None and optimizer.schedule is not None
+        self._lr = np.zeros(self.batches if scheduled else 1, np.float32)
+        self.workspace = Workspace(
+            model.layers,
+            n,
+            model.dtype,
+            training=optimizer is not None,
+            clock=self.clock,
+            seed=seed,
+            skip=skip,
+            target=(data.y.shape[1:], np.int32 if data.y.ndim == 1 else model.dtype),
+        )
+        components = [*model.layers, loss, *([] if optimizer is None else [optimizer])]
+        blocker = unrecordable(self.k, components)
+        if blocker is not None and not eager:
+            model.warn_eager(blocker)
+        self.eager = eager or blocker is not None or self.k is not backend.compiled
+        self.parts = [(self.workspace, self.samples // n)]
+        if self.samples % n:
+            self.parts.append((self.workspace.narrow(self.samples % n), 1))
+        self.plans = [
+            None if self.eager else record(self.k, lambda ws=ws: self.step(ws), fuse)  # type: ignore[misc]
+            for ws, _ in self.parts
+        ]
+        self.plan = self.plans[0]
+
+    def step(self, ws: Workspace) -> None:
+        """Make one step: fetch a batch, forward, loss, and in training backward and update."""
+        self._fetch(ws)
+        for stage in ws.stages:
+            stage.layer.forward(self.k, stage.x, stage.out, stage.saved)
+        assert ws.target is not None
+        self.loss.compute(self.k, ws.out, ws.target, ws.dout, self._loss, self._correct)
+        correct = None if self.corrects is None else self._correct
+        self.k.log_step(self._loss, correct, self.clock, self.losses, self.corrects)
+        if self.eager and not math.isfinite(self._loss[0]):
+            raise self._diverged(ws)
+        for stage in ws.backward:
+            layer, dout, dx = stage.layer, stage.dout, stage.dx
+            layer.backward(self.k, dout, stage.x, stage.out, dx, stage.saved)  # type: ignore[arg-type]
+        if self.optimizer is not None and self.state is not None and ws.backward:
+            model = self.model
+            self.optimizer.update(
+                self.k, model.grad, self._lr, self.clock, self.state.buffers, model.theta
+            )
+        self.k.advance(ws.n, self.clock)
+
+    def _fetch(self, ws: Workspace) -> None:
+        k, data = self.k, self.data
+        k.gather_rows(data.x, self._rows, data.x_scale, self.clock, ws.rows)
+        if data.y.ndim == 1:
+            k.gather_labels(data.y, self._rows, self.clock, ws.target)
+        else:
+            k.gather_rows(data.y, self._rows, data.y_scale, self.clock, ws.target)
+
+    def run_epoch(self, epoch: int = 0, report: Callable[[int], None] = lambda done: None) -> None:
+        """Pass once over the data.
+
+        Parameters
+        ----------
+        epoch : int
+            Counted from 0; with the seed it decides the order of the rows.
+        report : callable
+            Called with the number of samples done since its last call, every 50 ms or so.
+
+        Raises
+        ------
+        DivergenceError
+            If a batch's loss is not finite; the weights are those before that batch.
+        KeyboardInterrupt
+            The weights are those after the last whole step.
+        """
+        self.clock[0] = self.clock[2] = 0
+        if self._rows is not None:
+            self._rows[:] = np.arange(self.samples)
+            generator(self.seed, epoch).shuffle(self._rows)
+        if self.optimizer is not None:
+            self.optimizer.fill(self._lr, int(self.clock[1]))
+        for (ws, steps), plan in zip(self.parts, self.plans, strict=True):
+            if plan is None:
+                self._run_eagerly(ws, steps, report)
+            else:
+                self._replay(plan, ws, steps, report)
+
+    def _replay(self, plan: Any, ws: Workspace, steps: int, report: Callable[[int], None]) -> None:
+        while steps:
+            done = plan.replay(steps)
+            if plan.stopped:
+                raise self._diverged(ws)
+            steps -= done
+            report(done * ws.n)
+
+    def _run_eagerly(self, ws: Workspace, steps: int, report: Callable[[int], None]) -> None:
+        with DelayedInterrupt() as interrupt, np.errstate(over="ignore", invalid="ignore"):
+            for _ in range(steps):
+                self.step(ws)
+                report(ws.n)
+                interrupt.deliver()
+
+    def figures(self) -> dict[str, float]:
+        """Return the means over the samples of the batches of this epoch."""
+        rows = np.full(self.batches, self.workspace.n)
+        rows[-1] = self.samples - (self.batches - 1) * self.workspace.n
+        figures = {"loss": float(rows @ self.losses.astype(np.float64) / self.samples)}
+        if self.corrects is not None:
+            figures["accuracy"] = float(self.corrects.sum() / self.samples)
+        return figures
+
+    def _diverged(self, ws: Workspace) -> DivergenceError:
+        """Compute the batch at the clock once more, and name the layer that went wrong."""
+        value = self.losses[self.clock[2]]
+        self._fetch(ws)
+        layer, reason = None, "all layers' outputs are finite, the loss of them is not"
+        with np.errstate(over="ignore", invalid="ignore"):
+            for stage in ws.stages:
+                index, name = stage.layer.index, f"layer {stage.layer.index} ({stage.layer})"
+                weights = [getattr(stage.layer, weight) for weight in stage.layer.weights]
+                if not all(np.isfinite(weight).all() for weight in weights):
+                    layer, reason = index, f"{name} is the first with weights that are not finite"
+                    break
+                stage.layer.forward(self.k, stage.x, stage.out, stage.saved)
+                if not np.isfinite(stage.out).all():
+                    layer, reason = index, f"{name} is the first whose output is not finite"
+                    break
+        return DivergenceError(
+            f"the loss is {value}: {reason}; a smaller learning rate may help",
+            batch=int(self.clock[2]) + 1,
+            layer=layer,
+        )
