@@ -1,0 +1,292 @@
+/* What the compiled core offers: one op per kernel, its arguments as a struct, and the three things
+ * that run ops: a table per instruction set, a thread pool, a plan.  Python checks; C trusts.
+ *
+ * An op is `int op(const void *args, fnn_part part)`: it computes share part.tid of part.n of its
+ * outputs.  No output element is shared between threads and no reduction's order depends on the
+ * shares, so the result has the same bits for any number of threads.
+ * Letters: N batch, I / O features in and out, C classes, M x K times K x N in a product. */
+#ifndef FASTNN_H
+#define FASTNN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct fnn_team fnn_team;
+
+typedef struct {
+    int tid, n;     /* this thread's share: tid of n */
+    fnn_team *team; /* for fnn_interrupted(); NULL where nothing can interrupt */
+} fnn_part;
+
+typedef int (*fnn_fn)(const void *args, fnn_part part);
+
+enum { FNN_OK = 0, FNN_STOP = 1 }; /* FNN_STOP: the plan must not go on (a loss is not finite) */
+
+/* Every op, in one list: the enum, the tables and the names all come from it. */
+#define FNN_OPS(X)                                                                                 \
+    X(gemm)                                                                                        \
+    X(dense_forward)                                                                               \
+    X(dense_backward_x)                                                                            \
+    X(dense_backward_w)                                                                            \
+    X(relu_forward)                                                                                \
+    X(relu_backward)                                                                               \
+    X(leaky_relu_forward)                                                                          \
+    X(leaky_relu_backward)                                                                         \
+    X(sigmoid_forward)                                                                             \
+    X(sigmoid_backward)                                                                            \
+    X(tanh_forward)                                                                                \
+    X(tanh_backward)                                                                               \
+    X(gelu_forward)                                                                                \
+    X(gelu_backward)                                                                               \
+    X(dropout_forward)                                                                             \
+    X(dropout_backward)                                                                            \
+    X(softmax_forward)                                                                             \
+    X(softmax_backward)                                                                            \
+    X(softmax_cross_entropy)                                                                       \
+    X(softmax_cross_entropy_soft)                                                                  \
+    X(mean_squared_error)                                                                          \
+    X(gather_rows)                                                                                 \
+    X(gather_labels)                                                                               \
+    X(log_step)                                                                                    \
+    X(advance)                                                                                     \
+    X(sgd_update)                                                                                  \
+    X(rmsprop_update)                                                                              \
+    X(adam_update)
+
+#define FNN_ENUM(name) FNN_OP_##name,
+typedef enum { FNN_OPS(FNN_ENUM) FNN_OP_COUNT } fnn_op;
+#undef FNN_ENUM
+
+/* ---- arguments ------------------------------------------------------------------------------ */
+
+/* out (M, N) = op(a) @ op(b); transpose_a: a is (K, M); transpose_b: b is (N, K) */
+typedef struct {
+    const float *a, *b;
+    float *out;
+    int64_t m, n, k;
+    bool transpose_a, transpose_b;
+} fnn_gemm_args;
+
+/* An activation that a product applies to its own output while it is in cache. */
+typedef enum { FNN_LINEAR, FNN_RELU, FNN_LEAKY_RELU, FNN_SIGMOID, FNN_TANH, FNN_GELU, FNN_GELU_TANH } fnn_activation;
+
+/* out (N, O) = x (N, I) @ w (I, O) + b (O); b may be NULL.
+ * Fused: y = activation(out) as well (y == out where the activation works in place). */
+typedef struct {
+    const float *x, *w, *b;
+    float *out;
+    int64_t n, i, o;
+    fnn_activation activation;
+    float slope;
+    float *y;
+} fnn_dense_forward_args;
+
+/* dx (N, I) = dout (N, O) @ w.T.  Fused: dx *= activation'(saved), saved (N, I) being the output of
+ * the activation that stands before this layer (GELU: its input). */
+typedef struct {
+    const float *dout, *w;
+    float *dx;
+    int64_t n, i, o;
+    fnn_activation activation;
+    float slope;
+    const float *saved;
+} fnn_dense_backward_x_args;
+
+/* dw (I, O) = x.T (I, N) @ dout (N, O); db (O) = dout.sum(0), or NULL.
+ * Fused with plain SGD: w -= lr * dw, b -= lr * db instead, lr read from the table at clock. */
+typedef struct {
+    const float *dout, *x;
+    float *dw, *db;
+    int64_t n, i, o;
+    const float *lr; /* NULL: not fused */
+    int64_t lr_len;
+    const int64_t *clock;
+    float *w, *b;
+} fnn_dense_backward_w_args;
+
+/* elementwise, n values; out may be x, dx may be dout */
+typedef struct { const float *x; float *out; int64_t n; } fnn_map_args;
+typedef struct { const float *dout, *out; float *dx; int64_t n; } fnn_map_backward_args;
+typedef fnn_map_args fnn_relu_forward_args, fnn_sigmoid_forward_args, fnn_tanh_forward_args;
+typedef fnn_map_backward_args fnn_relu_backward_args, fnn_sigmoid_backward_args, fnn_tanh_backward_args;
+typedef struct { const float *x; float slope; float *out; int64_t n; } fnn_leaky_relu_forward_args;
+typedef struct { const float *dout, *out; float slope; float *dx; int64_t n; } fnn_leaky_relu_backward_args;
+typedef struct { const float *x; bool approximate; float *out; int64_t n; } fnn_gelu_forward_args;
+typedef struct { const float *dout, *x; bool approximate; float *dx; int64_t n; } fnn_gelu_backward_args;
+
+/* keep element e where word e of Philox4x32-10(key seed; counter e / 4, step, stream) >= threshold */
+typedef struct {
+    const float *x;
+    double rate;
+    uint64_t seed;
+    uint32_t stream;
+    const int64_t *clock;
+    uint8_t *mask;
+    float *out;
+    int64_t n;
+} fnn_dropout_forward_args;
+typedef struct { const float *dout; double rate; const uint8_t *mask; float *dx; int64_t n; } fnn_dropout_backward_args;
+
+/* rows: (N, C) */
+typedef struct { const float *x; float *out; int64_t n, c; } fnn_softmax_forward_args;
+typedef struct { const float *dout, *out; float *dx; int64_t n, c; } fnn_softmax_backward_args;
+
+/* losses: mean over the batch in loss[0]; dx may be NULL */
+typedef struct {
+    const float *x;
+    const int32_t *labels;
+    float *dx, *loss;
+    int64_t *correct;
+    int64_t n, c;
+} fnn_softmax_cross_entropy_args;
+typedef struct {
+    const float *x, *target;
+    float *dx, *loss;
+    int64_t *correct;
+    int64_t n, c;
+} fnn_softmax_cross_entropy_soft_args;
+typedef struct { const float *x, *target; float *dx, *loss; int64_t n; } fnn_mean_squared_error_args;
+
+/* The state of a step: clock = {row cursor in the epoch, global step, batch index in the epoch}. */
+enum { FNN_ROW, FNN_STEP, FNN_BATCH };
+
+/* out (N, F) = data[rows[clock[FNN_ROW] + i]] * scale; data is uint8 where is_u8; rows NULL: 0, 1, ... */
+typedef struct {
+    const void *data;
+    bool is_u8;
+    const int64_t *rows;
+    float scale;
+    const int64_t *clock;
+    float *out;
+    int64_t n, f;
+} fnn_gather_rows_args;
+typedef struct { const int32_t *labels; const int64_t *rows, *clock; int32_t *out; int64_t n; } fnn_gather_labels_args;
+/* losses[batch] = loss[0], corrects[batch] = correct[0]; FNN_STOP where the loss is not finite */
+typedef struct {
+    const float *loss;
+    const int64_t *correct, *clock;
+    float *losses;
+    int64_t *corrects;
+} fnn_log_step_args;
+typedef struct { int64_t n, *clock; } fnn_advance_args;
+
+/* optimizers: theta and their state in place, n parameters */
+typedef struct {
+    const float *grad, *lr;
+    int64_t lr_len;
+    float momentum;
+    bool nesterov;
+    const int64_t *clock;
+    float *velocity, *theta;
+    int64_t n;
+} fnn_sgd_update_args;
+typedef struct {
+    const float *grad, *lr;
+    int64_t lr_len;
+    double rho;
+    float eps;
+    const int64_t *clock;
+    float *sq, *theta;
+    int64_t n;
+} fnn_rmsprop_update_args;
+typedef struct {
+    const float *grad, *lr;
+    int64_t lr_len;
+    double beta1, beta2;
+    float eps, weight_decay;
+    const int64_t *clock;
+    float *m, *v, *theta;
+    int64_t n;
+} fnn_adam_update_args;
+
+/* ---- dispatch ------------------------------------------------------------------------------- */
+
+typedef struct {
+    const char *name;
+    int lanes;
+    const fnn_fn *ops; /* FNN_OP_COUNT of them */
+} fnn_isa;
+
+/* The best instruction set that both this build and this CPU have, or the one named; NULL: neither. */
+const fnn_isa *fnn_select_isa(const char *name);
+/* The i-th instruction set of this build that this CPU has, best first; NULL past the last. */
+const fnn_isa *fnn_available_isa(int i);
+extern const fnn_isa *fnn_current_isa;
+extern const char *const fnn_op_names[FNN_OP_COUNT];
+
+/* ---- threads -------------------------------------------------------------------------------- */
+
+enum { FNN_MAX_THREADS = 256, FNN_WORKSPACE = 1 << 20 }; /* bytes of packing space per thread */
+
+typedef void (*fnn_job)(void *context, fnn_part part);
+
+int fnn_cpu_count(void); /* CPUs that this process may use */
+int fnn_get_threads(void);
+void fnn_set_threads(int n);
+/* Runs job for every share at once and returns when all are done.  The caller takes share 0; where
+ * the pool serves somebody else, the caller does everything as share 0 of 1. */
+void fnn_parallel(fnn_job job, void *context, int n, fnn_team *team);
+
+/* A team is the set of threads inside one fnn_parallel. */
+struct fnn_team {
+    int n, spin;
+    int arrived;          /* atomic */
+    uint32_t generation;  /* atomic; bit 0 is the verdict */
+    int sleepers;         /* atomic */
+    int halt;             /* atomic; set by whoever wants everybody to stop */
+    int (*poll)(void);    /* asks whether the user wants to stop; NULL: cannot */
+    int64_t next_poll;    /* ns */
+};
+void fnn_team_init(fnn_team *team, int (*poll)(void));
+/* Waits for the whole team; every member gets the same answer: did somebody set halt before? */
+bool fnn_barrier(fnn_team *team);
+/* For long loops, between blocks: true when the work may be dropped.  Share 0 asks poll, at most
+ * every 20 ms. */
+bool fnn_interrupted(fnn_part part);
+/* This thread's packing space, FNN_WORKSPACE bytes, 64-byte aligned. */
+float *fnn_workspace(fnn_part part);
+int64_t fnn_now(void); /* monotonic clock, ns */
+
+/* Share part of n items, cut at multiples of grain: [*lo, *hi). */
+static inline void fnn_range(int64_t n, int64_t grain, fnn_part part, int64_t *lo, int64_t *hi) {
+    int64_t blocks = (n + grain - 1) / grain;
+    int64_t first = blocks * part.tid / part.n, last = blocks * (part.tid + 1) / part.n;
+    *lo = first * grain < n ? first * grain : n;
+    *hi = last * grain < n ? last * grain : n;
+}
+
+/* ---- plan ----------------------------------------------------------------------------------- */
+
+typedef struct {
+    fnn_op op;
+    void *args;      /* owned */
+    double work;     /* rough FLOPs */
+    bool serial;     /* too little work to share: share 0 does it alone */
+    bool barrier;    /* the team meets after it */
+    bool commits;    /* changes the parameters: from the first such op on, a step is not interrupted */
+    double seconds;  /* spent, while profiling */
+} fnn_plan_op;
+
+typedef struct {
+    fnn_plan_op *ops;
+    int n, capacity;
+    double work;
+} fnn_plan;
+
+typedef enum { FNN_RAN, FNN_HALTED_LOSS, FNN_HALTED_USER } fnn_outcome;
+
+bool fnn_plan_append(fnn_plan *plan, fnn_op op, const void *args, size_t size, double work);
+void fnn_plan_remove(fnn_plan *plan, int i);
+void fnn_plan_clear(fnn_plan *plan);
+/* Replays whole steps until `steps` are done or `budget` ns are over (at least one step). */
+fnn_outcome fnn_plan_run(fnn_plan *plan, int64_t steps, int64_t budget, bool profile, int (*poll)(void), int64_t *done);
+/* One op, now, outside any plan. */
+fnn_outcome fnn_run_op(fnn_op op, const void *args, double work, int (*poll)(void));
+
+/* Ops at or above this much work are shared between threads. */
+#define FNN_PARALLEL_WORK 60e3
+/* Steps at or above this much work may be interrupted inside. */
+#define FNN_LONG_WORK 1e9
+
+#endif

@@ -1,0 +1,176 @@
+/* The vector type that every kernel is written in: VL floats, 4, 8 or 16 of them by instruction set.
+ *
+ * A kernel file is compiled once per instruction set; FN(name) suffixes its symbols.  Arithmetic
+ * (+ - * / and comparisons, which give lane masks) uses the compiler's vector extensions; what they
+ * lack stands here.  Loads and stores never need alignment. */
+#ifndef FASTNN_SIMD_H
+#define FASTNN_SIMD_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+#define VL 16
+#include <immintrin.h>
+#elif defined(__AVX2__) && defined(__FMA__)
+#define VL 8
+#include <immintrin.h>
+#else
+#define VL 4
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+#endif
+
+#ifdef FNN_ISA
+#define FN_CAT2(a, b) a##_##b
+#define FN_CAT(a, b) FN_CAT2(a, b)
+#define FN(name) FN_CAT(fnn_##name, FNN_ISA)
+#endif
+
+#define INLINE static inline __attribute__((always_inline, unused))
+
+typedef float vf __attribute__((vector_size(4 * VL)));
+typedef int32_t vi __attribute__((vector_size(4 * VL)));
+typedef uint32_t vu __attribute__((vector_size(4 * VL)));
+
+INLINE vf v_set1(float x) { return x - (vf){0}; }
+INLINE vi vi_set1(int32_t x) { return x - (vi){0}; }
+INLINE vu vu_set1(uint32_t x) { return x - (vu){0}; }
+
+INLINE vf v_load(const float *p) { vf r; memcpy(&r, p, sizeof r); return r; }
+INLINE void v_store(float *p, vf x) { memcpy(p, &x, sizeof x); }
+INLINE vi vi_load(const int32_t *p) { vi r; memcpy(&r, p, sizeof r); return r; }
+INLINE void vi_store(int32_t *p, vi x) { memcpy(p, &x, sizeof x); }
+
+/* 0, 1, ..., VL - 1 */
+INLINE vi vi_iota(void) {
+    static const int32_t lanes[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    return vi_load(lanes);
+}
+
+/* all ones in the first n lanes */
+INLINE vi vi_first(int n) { return vi_iota() < vi_set1(n); }
+
+INLINE vf v_select(vi mask, vf yes, vf no) {
+#if VL == 8
+    return _mm256_blendv_ps(no, yes, (vf)mask);
+#else
+    return (vf)((mask & (vi)yes) | (~mask & (vi)no));
+#endif
+}
+
+/* the first n lanes (0 < n <= VL) from memory, 0 in the others; never touches what lies beyond */
+INLINE vf v_load_n(const float *p, int n) {
+#if VL == 16
+    return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1u), p);
+#elif VL == 8
+    return _mm256_maskload_ps(p, (__m256i)vi_first(n));
+#else
+    vf r = {0};
+    memcpy(&r, p, sizeof(float) * (size_t)n);
+    return r;
+#endif
+}
+
+INLINE void v_store_n(float *p, vf x, int n) {
+#if VL == 16
+    _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1u), x);
+#elif VL == 8
+    _mm256_maskstore_ps(p, (__m256i)vi_first(n), x);
+#else
+    memcpy(p, &x, sizeof(float) * (size_t)n);
+#endif
+}
+
+/* a * b + c, rounded once where the instruction set has it */
+INLINE vf v_fma(vf a, vf b, vf c) {
+#if VL == 16
+    return _mm512_fmadd_ps(a, b, c);
+#elif VL == 8
+    return _mm256_fmadd_ps(a, b, c);
+#elif defined(__aarch64__)
+    return vfmaq_f32(c, a, b);
+#else
+    return a * b + c;
+#endif
+}
+
+/* a > b ? a : b in every lane, so a NaN in b comes through */
+INLINE vf v_max(vf a, vf b) {
+#if VL == 16
+    return _mm512_max_ps(a, b);
+#elif VL == 8
+    return _mm256_max_ps(a, b);
+#elif defined(__SSE2__)
+    return _mm_max_ps(a, b);
+#else
+    return v_select(a > b, a, b);
+#endif
+}
+
+INLINE vf v_min(vf a, vf b) {
+#if VL == 16
+    return _mm512_min_ps(a, b);
+#elif VL == 8
+    return _mm256_min_ps(a, b);
+#elif defined(__SSE2__)
+    return _mm_min_ps(a, b);
+#else
+    return v_select(a < b, a, b);
+#endif
+}
+
+INLINE vf v_abs(vf x) { return (vf)((vi)x & vi_set1(0x7fffffff)); }
+
+INLINE vf v_sqrt(vf x) {
+#if VL == 16
+    return _mm512_sqrt_ps(x);
+#elif VL == 8
+    return _mm256_sqrt_ps(x);
+#elif defined(__SSE2__)
+    return _mm_sqrt_ps(x);
+#else
+    for (int i = 0; i < VL; i++) x[i] = __builtin_sqrtf(x[i]);
+    return x;
+#endif
+}
+
+INLINE vf v_from_int(vi x) { return __builtin_convertvector(x, vf); }
+
+/* truncated towards zero; the caller keeps |x| < 2^31 */
+INLINE vi v_to_int(vf x) { return __builtin_convertvector(x, vi); }
+
+/* VL bytes as floats 0..255 */
+INLINE vf v_load_u8(const uint8_t *p) {
+    typedef uint8_t vb __attribute__((vector_size(VL)));
+    vb bytes;
+    memcpy(&bytes, p, sizeof bytes);
+#if VL == 8
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)&bytes)));
+#else
+    return __builtin_convertvector(__builtin_convertvector(bytes, vi), vf);
+#endif
+}
+
+/* horizontal reductions: halves folded, the same order on every call */
+INLINE float v_hsum(vf x) {
+    float t[VL];
+    v_store(t, x);
+    for (int w = VL / 2; w > 0; w /= 2)
+        for (int i = 0; i < w; i++) t[i] += t[i + w];
+    return t[0];
+}
+
+INLINE float v_hmax(vf x) {
+    float t[VL];
+    v_store(t, x);
+    for (int w = VL / 2; w > 0; w /= 2)
+        for (int i = 0; i < w; i++) t[i] = t[i] > t[i + w] ? t[i] : t[i + w];
+    return t[0];
+}
+
+#endif

@@ -1,0 +1,218 @@
+/* The thread pool: workers that share one job at a time, and the barrier inside a job.
+ *
+ * Waiting is a short spin, then a futex: a plan's ops are microseconds apart, its epochs are not.
+ * A forked child starts with an empty pool; a second Python thread that comes while the pool is
+ * busy computes alone, with the same bits. */
+#define _GNU_SOURCE
+#include "fastnn.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <time.h>
+#include <unistd.h>
+#ifdef __linux__
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#endif
+
+#define LOAD(x) __atomic_load_n(&(x), __ATOMIC_ACQUIRE)
+#define STORE(x, v) __atomic_store_n(&(x), v, __ATOMIC_RELEASE)
+#define ADD(x, v) __atomic_add_fetch(&(x), v, __ATOMIC_SEQ_CST)
+
+enum { SPIN = 4000 }; /* pauses, some 50 us */
+
+static struct {
+    pthread_mutex_t setup; /* held while workers start or stop */
+    int busy;              /* somebody's job is running */
+    int wanted;            /* threads, the caller's included; 0: not set yet */
+    int workers;           /* running */
+    bool quit;
+    uint32_t jobs; /* futex: counts jobs handed out */
+    int sleepers;  /* workers asleep on it */
+    uint32_t left; /* futex: workers still at the job */
+    fnn_job job;
+    void *context;
+    fnn_team *team;
+    pthread_t ids[FNN_MAX_THREADS];
+} pool = {.setup = PTHREAD_MUTEX_INITIALIZER};
+
+int64_t fnn_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static inline void relax(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+static void sleep_while(uint32_t *word, uint32_t value) {
+#ifdef __linux__
+    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);
+#else
+    (void)word, (void)value;
+    sched_yield();
+#endif
+}
+
+static void wake_all(uint32_t *word) {
+#ifdef __linux__
+    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+#else
+    (void)word;
+#endif
+}
+
+/* Waits until *word differs from value; returns what it then holds. */
+static uint32_t wait_change(uint32_t *word, uint32_t value, int spin, int *sleepers) {
+    uint32_t now;
+    for (int i = 0; i < spin; i++) {
+        if ((now = LOAD(*word)) != value) return now;
+        relax();
+    }
+    ADD(*sleepers, 1);
+    while ((now = __atomic_load_n(word, __ATOMIC_SEQ_CST)) == value) sleep_while(word, value);
+    ADD(*sleepers, -1);
+    return now;
+}
+
+/* ---- barrier -------------------------------------------------------------------------------- */
+
+void fnn_team_init(fnn_team *team, int (*poll)(void)) {
+    *team = (fnn_team){.n = 1, .poll = poll, .next_poll = poll ? fnn_now() + 20000000 : 0};
+}
+
+bool fnn_barrier(fnn_team *team) {
+    if (team->n == 1) return LOAD(team->halt);
+    uint32_t generation = LOAD(team->generation), verdict;
+    if (ADD(team->arrived, 1) == team->n) {
+        /* The verdict is part of the word that everybody waits for, so all read the same one. */
+        verdict = ((generation | 1) + 1) | (LOAD(team->halt) ? 1 : 0);
+        STORE(team->arrived, 0);
+        __atomic_store_n(&team->generation, verdict, __ATOMIC_SEQ_CST);
+        if (__atomic_load_n(&team->sleepers, __ATOMIC_SEQ_CST)) wake_all(&team->generation);
+    } else {
+        verdict = wait_change(&team->generation, generation, team->spin, &team->sleepers);
+    }
+    return verdict & 1;
+}
+
+bool fnn_interrupted(fnn_part part) {
+    fnn_team *team = part.team;
+    if (!team || !team->poll) return false;
+    if (part.tid == 0) {
+        int64_t now = fnn_now();
+        if (now >= team->next_poll) {
+            team->next_poll = now + 20000000;
+            if (team->poll()) STORE(team->halt, 1);
+        }
+    }
+    return LOAD(team->halt);
+}
+
+/* ---- pool ----------------------------------------------------------------------------------- */
+
+static _Thread_local float workspace[FNN_WORKSPACE / sizeof(float)] __attribute__((aligned(64)));
+
+float *fnn_workspace(fnn_part part) {
+    (void)part;
+    return workspace;
+}
+
+int fnn_cpu_count(void) {
+#ifdef __linux__
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+#endif
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+    return n > 0 ? (int)n : 1;
+}
+
+static void *worker(void *tid) {
+    uint32_t seen = 0; /* workers start before the first job, with pool.jobs == 0 */
+    for (;;) {
+        seen = wait_change(&pool.jobs, seen, SPIN, &pool.sleepers);
+        if (pool.quit) return NULL;
+        fnn_team *team = pool.team;
+        pool.job(pool.context, (fnn_part){(int)(intptr_t)tid, team->n, team});
+        if (__atomic_sub_fetch(&pool.left, 1, __ATOMIC_SEQ_CST) == 0) wake_all(&pool.left);
+    }
+}
+
+static void hand_out(void) {
+    ADD(pool.jobs, 1);
+    if (__atomic_load_n(&pool.sleepers, __ATOMIC_SEQ_CST)) wake_all(&pool.jobs);
+}
+
+static void stop_workers(void) {
+    pool.quit = true;
+    hand_out();
+    for (int i = 0; i < pool.workers; i++) pthread_join(pool.ids[i], NULL);
+    pool.workers = 0;
+    pool.quit = false;
+    pool.jobs = 0;
+}
+
+static void start_workers(int n) {
+    sigset_t all, old; /* signals are the main thread's: workers block them */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    while (pool.workers < n &&
+           pthread_create(&pool.ids[pool.workers], NULL, worker, (void *)(intptr_t)(pool.workers + 1)) == 0)
+        pool.workers++;
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+}
+
+static void after_fork(void) { /* only the forking thread lives on in the child */
+    pthread_mutex_init(&pool.setup, NULL);
+    pool.busy = pool.workers = pool.sleepers = 0;
+    pool.jobs = pool.left = 0;
+    pool.quit = false;
+}
+
+__attribute__((constructor)) static void register_fork_handler(void) {
+    pthread_atfork(NULL, NULL, after_fork);
+}
+
+int fnn_get_threads(void) {
+    int n = LOAD(pool.wanted);
+    return n ? n : fnn_cpu_count();
+}
+
+void fnn_set_threads(int n) {
+    STORE(pool.wanted, n < 1 ? 1 : n > FNN_MAX_THREADS ? FNN_MAX_THREADS : n);
+}
+
+static bool take_pool(void) { return !__atomic_test_and_set(&pool.busy, __ATOMIC_ACQUIRE); }
+
+void fnn_parallel(fnn_job job, void *context, int n, fnn_team *team) {
+    int wanted = fnn_get_threads();
+    if (n > wanted) n = wanted;
+    if (n > 1 && take_pool()) {
+        if (pool.workers != wanted - 1) { /* first use, a fork, or a new number of threads */
+            pthread_mutex_lock(&pool.setup);
+            if (pool.workers) stop_workers();
+            start_workers(wanted - 1);
+            pthread_mutex_unlock(&pool.setup);
+        }
+        team->n = pool.workers + 1;
+        /* More threads than processors: whoever spins keeps the others from running. */
+        team->spin = team->n > fnn_cpu_count() ? 50 : SPIN;
+        pool.job = job, pool.context = context, pool.team = team;
+        STORE(pool.left, (uint32_t)pool.workers);
+        hand_out();
+        job(context, (fnn_part){0, team->n, team});
+        for (int i = 0; i < team->spin && LOAD(pool.left); i++) relax();
+        for (uint32_t left; (left = LOAD(pool.left)) != 0;) sleep_while(&pool.left, left);
+        __atomic_clear(&pool.busy, __ATOMIC_RELEASE);
+    } else {
+        job(context, (fnn_part){0, 1, team});
+    }
+}

@@ -1,0 +1,269 @@
+"""csrc/fastnn.h, as the Cython modules see it."""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+
+cdef extern from "fastnn.h" nogil:
+    ctypedef bint cbool "bool"
+
+    ctypedef enum fnn_op:
+        FNN_OP_gemm
+        FNN_OP_dense_forward
+        FNN_OP_dense_backward_x
+        FNN_OP_dense_backward_w
+        FNN_OP_relu_forward
+        FNN_OP_relu_backward
+        FNN_OP_leaky_relu_forward
+        FNN_OP_leaky_relu_backward
+        FNN_OP_sigmoid_forward
+        FNN_OP_sigmoid_backward
+        FNN_OP_tanh_forward
+        FNN_OP_tanh_backward
+        FNN_OP_gelu_forward
+        FNN_OP_gelu_backward
+        FNN_OP_dropout_forward
+        FNN_OP_dropout_backward
+        FNN_OP_softmax_forward
+        FNN_OP_softmax_backward
+        FNN_OP_softmax_cross_entropy
+        FNN_OP_softmax_cross_entropy_soft
+        FNN_OP_mean_squared_error
+        FNN_OP_gather_rows
+        FNN_OP_gather_labels
+        FNN_OP_log_step
+        FNN_OP_advance
+        FNN_OP_sgd_update
+        FNN_OP_rmsprop_update
+        FNN_OP_adam_update
+
+    ctypedef struct fnn_gemm_args:
+        const float *a
+        const float *b
+        float *out
+        int64_t m, n, k
+        cbool transpose_a, transpose_b
+
+    ctypedef enum fnn_activation:
+        FNN_LINEAR
+        FNN_RELU
+        FNN_LEAKY_RELU
+        FNN_SIGMOID
+        FNN_TANH
+        FNN_GELU
+        FNN_GELU_TANH
+
+    ctypedef struct fnn_dense_forward_args:
+        const float *x
+        const float *w
+        const float *b
+        float *out
+        int64_t n, i, o
+        fnn_activation activation
+        float slope
+        float *y
+
+    ctypedef struct fnn_dense_backward_x_args:
+        const float *dout
+        const float *w
+        float *dx
+        int64_t n, i, o
+        fnn_activation activation
+        float slope
+        const float *saved
+
+    ctypedef struct fnn_dense_backward_w_args:
+        const float *dout
+        const float *x
+        float *dw
+        float *db
+        int64_t n, i, o
+        const float *lr
+        int64_t lr_len
+        const int64_t *clock
+        float *w
+        float *b
+
+    ctypedef struct fnn_map_args:
+        const float *x
+        float *out
+        int64_t n
+
+    ctypedef struct fnn_map_backward_args:
+        const float *dout
+        const float *out
+        float *dx
+        int64_t n
+
+    ctypedef struct fnn_leaky_relu_forward_args:
+        const float *x
+        float slope
+        float *out
+        int64_t n
+
+    ctypedef struct fnn_leaky_relu_backward_args:
+        const float *dout
+        const float *out
+        float slope
+        float *dx
+        int64_t n
+
+    ctypedef struct fnn_gelu_forward_args:
+        const float *x
+        cbool approximate
+        float *out
+        int64_t n
+
+    ctypedef struct fnn_gelu_backward_args:
+        const float *dout
+        const float *x
+        cbool approximate
+        float *dx
+        int64_t n
+
+    ctypedef struct fnn_dropout_forward_args:
+        const float *x
+        double rate
+        uint64_t seed
+        uint32_t stream
+        const int64_t *clock
+        uint8_t *mask
+        float *out
+        int64_t n
+
+    ctypedef struct fnn_dropout_backward_args:
+        const float *dout
+        double rate
+        const uint8_t *mask
+        float *dx
+        int64_t n
+
+    ctypedef struct fnn_softmax_forward_args:
+        const float *x
+        float *out
+        int64_t n, c
+
+    ctypedef struct fnn_softmax_backward_args:
+        const float *dout
+        const float *out
+        float *dx
+        int64_t n, c
+
+    ctypedef struct fnn_softmax_cross_entropy_args:
+        const float *x
+        const int32_t *labels
+        float *dx
+        float *loss
+        int64_t *correct
+        int64_t n, c
+
+    ctypedef struct fnn_softmax_cross_entropy_soft_args:
+        const float *x
+        const float *target
+        float *dx
+        float *loss
+        int64_t *correct
+        int64_t n, c
+
+    ctypedef struct fnn_mean_squared_error_args:
+        const float *x
+        const float *target
+        float *dx
+        float *loss
+        int64_t n
+
+    ctypedef struct fnn_gather_rows_args:
+        const void *data
+        cbool is_u8
+        const int64_t *rows
+        float scale
+        const int64_t *clock
+        float *out
+        int64_t n, f
+
+    ctypedef struct fnn_gather_labels_args:
+        const int32_t *labels
+        const int64_t *rows
+        const int64_t *clock
+        int32_t *out
+        int64_t n
+
+    ctypedef struct fnn_log_step_args:
+        const float *loss
+        const int64_t *correct
+        const int64_t *clock
+        float *losses
+        int64_t *corrects
+
+    ctypedef struct fnn_advance_args:
+        int64_t n
+        int64_t *clock
+
+    ctypedef struct fnn_sgd_update_args:
+        const float *grad
+        const float *lr
+        int64_t lr_len
+        float momentum
+        cbool nesterov
+        const int64_t *clock
+        float *velocity
+        float *theta
+        int64_t n
+
+    ctypedef struct fnn_rmsprop_update_args:
+        const float *grad
+        const float *lr
+        int64_t lr_len
+        double rho
+        float eps
+        const int64_t *clock
+        float *sq
+        float *theta
+        int64_t n
+
+    ctypedef struct fnn_adam_update_args:
+        const float *grad
+        const float *lr
+        int64_t lr_len
+        double beta1, beta2
+        float eps, weight_decay
+        const int64_t *clock
+        float *m
+        float *v
+        float *theta
+        int64_t n
+
+    # dispatch
+    ctypedef struct fnn_isa:
+        const char *name
+        int lanes
+    const fnn_isa *fnn_select_isa(const char *name)
+    const fnn_isa *fnn_available_isa(int i)
+    const fnn_isa *fnn_current_isa
+    const char *fnn_op_names[]
+
+    # threads
+    int fnn_cpu_count()
+    int fnn_get_threads()
+    void fnn_set_threads(int n)
+    int FNN_MAX_THREADS
+
+    # plan
+    ctypedef struct fnn_plan_op:
+        fnn_op op
+        void *args
+        double work
+        cbool serial, barrier, commits
+        double seconds
+    ctypedef struct fnn_plan:
+        fnn_plan_op *ops
+        int n, capacity
+        double work
+    ctypedef enum fnn_outcome:
+        FNN_RAN
+        FNN_HALTED_LOSS
+        FNN_HALTED_USER
+    cbool fnn_plan_append(fnn_plan *plan, fnn_op op, const void *args, size_t size, double work)
+    void fnn_plan_remove(fnn_plan *plan, int i)
+    void fnn_plan_clear(fnn_plan *plan)
+    fnn_outcome fnn_plan_run(fnn_plan *plan, int64_t steps, int64_t budget, cbool profile, int (*poll)() noexcept nogil, int64_t *done)
+    fnn_outcome fnn_run_op(fnn_op op, const void *args, double work, int (*poll)() noexcept nogil)
+    double FNN_PARALLEL_WORK, FNN_LONG_WORK

@@ -1,0 +1,508 @@
+"""The recorded step: what kernels append to instead of computing, and what replays it without Python.
+
+Owns the compiled core (instruction set, threads) and the fusion of neighbouring ops; what a step
+consists of is the trainer's business.
+"""
+
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport int64_t, uintptr_t
+
+from contextlib import contextmanager
+
+from fastnn.kernels.csrc cimport *
+
+cdef extern from *:
+    """
+    static _Thread_local void *fnn_capturing; /* the Plan that this thread records, borrowed */
+    """
+    void *fnn_capturing
+
+cdef extern from "Python.h":
+    int check_signals "PyErr_CheckSignals" () noexcept
+
+
+cdef int poll() noexcept with gil:
+    return check_signals()
+
+
+cdef int raise_pending() except -1:
+    """Raises what poll() left set."""
+    return -1
+
+
+cdef int submit(
+    fnn_op op, const void *args, size_t size, double work, tuple reads, tuple writes
+) except -1:
+    """Runs a checked call, or records it where a plan is capturing on this thread.
+
+    `reads` and `writes` are the arrays behind the pointers in `args`.
+    """
+    cdef fnn_outcome outcome
+    if fnn_capturing == NULL:
+        with nogil:
+            outcome = fnn_run_op(op, args, work, poll)
+        if outcome == FNN_HALTED_USER:
+            raise_pending()
+    else:
+        (<Plan>fnn_capturing).append(op, args, size, work, reads, writes)
+    return 0
+
+
+cdef bint capturing() noexcept:
+    return fnn_capturing != NULL
+
+
+cdef class Operand:
+    """One array of a recorded op: kept alive, its shape and its bytes."""
+
+    cdef readonly object array
+    cdef uintptr_t start, stop
+
+    def __cinit__(self, array):
+        self.array = array
+        cdef const unsigned char[:] raw = memoryview(array).cast("B") if array.size else b""
+        self.start = <uintptr_t>&raw[0] if raw.shape[0] else 0
+        self.stop = self.start + raw.shape[0]
+
+    cdef bint overlaps(self, Operand other):
+        return self.start < other.stop and other.start < self.stop
+
+
+cdef bint any_overlap(list these, list those):
+    cdef Operand a, b
+    for a in these:
+        for b in those:
+            if a.overlaps(b):
+                return True
+    return False
+
+
+class Op:
+    """What a plan knows of one op beside its C arguments."""
+
+    def __init__(self, name, reads, writes):
+        self.name = name
+        self.reads = [Operand(array) for array in reads if array is not None]
+        self.writes = [Operand(array) for array in writes if array is not None]
+        self.shapes = [tuple(operand.array.shape) for operand in self.reads + self.writes]
+        self.nbytes = sum(operand.array.nbytes for operand in self.reads + self.writes)
+
+
+cdef class Plan:
+    """A step, recorded: C functions and their arguments, replayed without the interpreter.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastnn import kernels
+    >>> x, out = np.array([-1.0, 2.0], np.float32), np.zeros(2, np.float32)
+    >>> plan = kernels.Plan()
+    >>> with plan.capture():
+    ...     kernels.relu_forward(x, out)
+    >>> out
+    array([0., 0.], dtype=float32)
+    >>> plan.replay()
+    1
+    >>> out
+    array([0., 2.], dtype=float32)
+    """
+
+    cdef fnn_plan plan
+    cdef list ops
+    cdef bint running
+    cdef int64_t profiled
+    #: True when the last replay met a loss that is not finite: that step's update was not applied.
+    cdef readonly bint stopped
+
+    def __cinit__(self):
+        self.ops = []
+
+    def __dealloc__(self):
+        fnn_plan_clear(&self.plan)
+
+    cdef int append(
+        self, fnn_op op, const void *args, size_t size, double work, tuple reads, tuple writes
+    ) except -1:
+        info = Op(fnn_op_names[<int>op].decode(), reads, writes)
+        if not fnn_plan_append(&self.plan, op, args, size, work):
+            raise MemoryError("out of memory while recording a plan")
+        self.ops.append(info)
+        return 0
+
+    @contextmanager
+    def capture(self):
+        """Inside this block, on this thread, compiled kernels check and record instead of computing."""
+        if fnn_capturing != NULL:
+            raise RuntimeError("a plan is already being captured on this thread")
+        self.start_capture()
+        try:
+            yield self
+        finally:
+            self.end_capture()
+        self.place_barriers()
+
+    cdef start_capture(self):
+        global fnn_capturing
+        fnn_capturing = <void *>self
+
+    cdef end_capture(self):
+        global fnn_capturing
+        fnn_capturing = NULL
+
+    def __len__(self):
+        return self.plan.n
+
+    # ---- fusion and order --------------------------------------------------------------------
+
+    cdef place_barriers(self):
+        """The team meets only where an op touches what another thread may still be writing."""
+        cdef int i
+        parallel_reads, parallel_writes, serial_reads, serial_writes = [], [], [], []
+        commits = False
+        for i, op in enumerate(self.ops):
+            item = &self.plan.ops[i]
+            commits = commits or item.op in UPDATES or (
+                item.op == FNN_OP_dense_backward_w
+                and (<fnn_dense_backward_w_args *>item.args).lr != NULL
+            )
+            item.commits = commits
+            # serial ops follow one another on one thread: only the others can race with them
+            others_read = parallel_reads + ([] if item.serial else serial_reads)
+            others_write = parallel_writes + ([] if item.serial else serial_writes)
+            meets = (
+                any_overlap(op.reads, others_write)
+                or any_overlap(op.writes, others_write)
+                or any_overlap(op.writes, others_read)
+            )
+            if i > 0:
+                if meets or self.plan.ops[i - 1].op == FNN_OP_log_step:
+                    parallel_reads, parallel_writes, serial_reads, serial_writes = [], [], [], []
+                    self.plan.ops[i - 1].barrier = True
+                else:
+                    self.plan.ops[i - 1].barrier = False
+            (serial_reads if item.serial else parallel_reads).extend(op.reads)
+            (serial_writes if item.serial else parallel_writes).extend(op.writes)
+        if self.plan.n:
+            # the step's own end is a meeting
+            self.plan.ops[self.plan.n - 1].barrier = self.plan.ops[self.plan.n - 1].op == FNN_OP_log_step
+
+    def fuse(self):
+        """Merges neighbours into one pass over memory; results stay equal within rounding.
+
+        dense + activation, the gradient of a dense input + that of the activation before it, and
+        plain SGD applied by the product that computes a weight's gradient.
+        """
+        self.fuse_forward()
+        self.fuse_backward()
+        self.fuse_sgd()
+        self.place_barriers()
+        return self
+
+    cdef remove(self, int i):
+        self.plan.work -= self.plan.ops[i].work
+        fnn_plan_remove(&self.plan, i)
+        del self.ops[i]
+
+    cdef merge(self, int into, int gone):
+        """Op `gone` is now part of op `into`."""
+        target, source = self.ops[into], self.ops[gone]
+        target.name += " + " + source.name
+        for mine, theirs in ((target.reads, source.reads), (target.writes, source.writes)):
+            for operand in theirs:
+                if not any(operand.array is known.array for known in target.writes + mine):
+                    mine.append(operand)
+                    target.nbytes += operand.array.nbytes
+        self.plan.ops[into].work += self.plan.ops[gone].work
+        self.plan.work += self.plan.ops[gone].work
+        self.remove(gone)
+
+    cdef fuse_forward(self):
+        cdef fnn_dense_forward_args *dense
+        cdef activation_args f
+        cdef int i = 0
+        while i + 1 < self.plan.n:
+            item = &self.plan.ops[i]
+            f = forward_activation(&self.plan.ops[i + 1])
+            if item.op == FNN_OP_dense_forward and f.activation != FNN_LINEAR:
+                dense = <fnn_dense_forward_args *>item.args
+                # a ReLU keeps only its output, so it must be the one that overwrites its input
+                if (
+                    dense.activation == FNN_LINEAR
+                    and f.x == dense.out
+                    and f.n == dense.n * dense.o
+                    and (f.activation != FNN_RELU or f.out == f.x)
+                ):
+                    dense.activation, dense.slope, dense.y = f.activation, f.slope, f.out
+                    self.merge(i, i + 1)
+                    continue
+            i += 1
+
+    cdef fuse_backward(self):
+        cdef fnn_dense_backward_x_args *dense
+        cdef activation_args f
+        cdef int i, j
+        for i in range(self.plan.n):
+            # the weight gradient stands between the two
+            for j in range(i + 1, min(i + 3, self.plan.n)):
+                if self.plan.ops[i].op != FNN_OP_dense_backward_x:
+                    break
+                if j == i + 2 and self.plan.ops[i + 1].op != FNN_OP_dense_backward_w:
+                    break
+                dense = <fnn_dense_backward_x_args *>self.plan.ops[i].args
+                f = backward_activation(&self.plan.ops[j])
+                if (
+                    f.activation != FNN_LINEAR
+                    and dense.activation == FNN_LINEAR
+                    and f.x == dense.dx
+                    and f.n == dense.n * dense.i
+                    # moved before the weight gradient, it must not write what that one reads
+                    and not any_overlap(self.ops[j].writes, self.ops[i].reads + (self.ops[i + 1].reads if j == i + 2 else []))
+                ):
+                    dense.activation, dense.slope = f.activation, f.slope
+                    dense.saved, dense.dx = f.saved, f.out
+                    self.merge(i, j)
+                    break
+
+    cdef fuse_sgd(self):
+        """Where plain SGD follows, every weight gradient goes straight into its weight."""
+        cdef fnn_sgd_update_args sgd
+        cdef fnn_dense_backward_w_args *w
+        cdef int64_t at, end
+        cdef int i, last = -1
+        for i in range(self.plan.n):
+            if self.plan.ops[i].op == FNN_OP_sgd_update:
+                last = i
+        # a long step may be interrupted before its update, so the update must stay apart
+        if last < 0 or self.plan.work >= FNN_LONG_WORK:
+            return
+        sgd = (<fnn_sgd_update_args *>self.plan.ops[last].args)[0]
+        grad = [op for op in self.ops[last].reads if op.start == <uintptr_t>sgd.grad]
+        theta = [op for op in self.ops[last].writes if op.start == <uintptr_t>sgd.theta]
+        if sgd.velocity != NULL or len(grad) != 1 or len(theta) != 1:
+            return
+        spans = []
+        for i in range(self.plan.n):
+            if i == last:
+                continue
+            op = self.ops[i]
+            if self.plan.ops[i].op == FNN_OP_dense_backward_w:
+                w = <fnn_dense_backward_w_args *>self.plan.ops[i].args
+                spans.append((w.dw - sgd.grad, w.i * w.o))
+                if w.db != NULL:
+                    spans.append((w.db - sgd.grad, w.o))
+                mine = [Operand(theta[0].array.reshape(-1)[s:s + n]) for s, n in spans[-2:] if 0 <= s <= s + n <= sgd.n]
+                if any(any_overlap(mine, later.reads) for later in self.ops[i + 1:last]):
+                    return
+            elif any_overlap(op.reads + op.writes, grad):
+                return
+        at = 0
+        for start, count in sorted(spans):
+            if not at <= start < at + 16 or start % 16:
+                return # not a parameter, or one whose gradient somebody else computes
+            at = start + count
+        if not at <= sgd.n < at + 16:
+            return
+        for i in range(last):
+            if self.plan.ops[i].op == FNN_OP_dense_backward_w:
+                w = <fnn_dense_backward_w_args *>self.plan.ops[i].args
+                w.w = sgd.theta + (w.dw - sgd.grad)
+                w.b = NULL if w.db == NULL else sgd.theta + (w.db - sgd.grad)
+                w.lr, w.lr_len, w.clock = sgd.lr, sgd.lr_len, sgd.clock
+                op = self.ops[i]
+                op.name += " + sgd_update"
+                op.reads += self.ops[last].reads[1:]
+                op.writes = [
+                    Operand(theta[0].array.reshape(-1)[start:start + count])
+                    for start, count in ((w.dw - sgd.grad, w.i * w.o), (w.db - sgd.grad, w.o if w.db else 0))
+                    if count
+                ]
+        self.remove(last)
+
+    # ---- running ------------------------------------------------------------------------------
+
+    cdef int64_t run(self, int64_t steps, double budget, bint profile) except -1:
+        cdef int64_t done = 0
+        cdef fnn_outcome outcome
+        if fnn_capturing != NULL:
+            raise RuntimeError("a plan cannot be replayed while one is being captured")
+        if self.running:
+            raise RuntimeError("this plan is already running in another thread")
+        if steps <= 0 or self.plan.n == 0:
+            return 0
+        self.running = True
+        with nogil:
+            outcome = fnn_plan_run(&self.plan, steps, <int64_t>(budget * 1e9), profile, poll, &done)
+        self.running = False
+        self.stopped = outcome == FNN_HALTED_LOSS
+        if outcome == FNN_HALTED_USER:
+            raise_pending()
+        return done
+
+    def replay(self, int64_t steps=1, double budget=0.04):
+        """Runs up to `steps` whole steps, at least one, for at most about `budget` seconds.
+
+        Returns
+        -------
+        int
+            Steps done. Fewer than asked when time is up, or a loss was not finite (`stopped`).
+
+        Raises
+        ------
+        KeyboardInterrupt
+            A long step was interrupted: everything that it would have updated is as before it.
+        """
+        return self.run(steps, budget, False)
+
+    def profile(self, int64_t steps=1):
+        """Runs `steps` steps with every op timed; `str(plan)` shows the mean of all profiled steps."""
+        cdef int64_t done = 0
+        while done < steps:
+            done += self.run(steps - done, 0.04, True)
+            if self.stopped:
+                break
+        self.profiled += done
+        return done
+
+    def table(self):
+        """One dict per op: name, shapes, bytes, flops, threads, and seconds where it was profiled."""
+        cdef int i
+        return [
+            {
+                "name": op.name,
+                "shapes": op.shapes,
+                "bytes": op.nbytes,
+                "flops": self.plan.ops[i].work,
+                "threads": 1 if self.plan.ops[i].serial else fnn_get_threads(),
+                "seconds": self.plan.ops[i].seconds / self.profiled if self.profiled else None,
+            }
+            for i, op in enumerate(self.ops)
+        ]
+
+    def __str__(self):
+        rows = self.table()
+        timed = self.profiled > 0
+        head = f"{'op':<44} {'threads':>7} {'KB':>9} {'MFLOP':>9}"
+        head += f" {'us':>9} {'GFLOP/s':>8}" if timed else ""
+        lines = [head + "  shapes"]
+        total = {"name": f"a step of {len(rows)} ops", "shapes": [], "threads": ""}
+        for key in ("bytes", "flops", "seconds"):
+            total[key] = sum(row[key] or 0 for row in rows)
+        for row in [*rows, total]:
+            line = f"{row['name']:<44} {row['threads']:>7} {row['bytes'] / 1e3:>9.1f} {row['flops'] / 1e6:>9.3f}"
+            if timed:
+                rate = row["flops"] / row["seconds"] / 1e9 if row["seconds"] else 0.0
+                line += f" {row['seconds'] * 1e6:>9.2f} {rate:>8.1f}"
+            shapes = " ".join("x".join(map(str, shape)) for shape in row["shapes"])
+            lines.append(f"{line}  {shapes}".rstrip())
+        return "\n".join(lines)
+
+    def __repr__(self):
+        return f"<Plan of {len(self)} ops, {self.plan.work / 1e6:.3f} MFLOP a step>"
+
+
+cdef set UPDATES = {
+    FNN_OP_sgd_update, FNN_OP_rmsprop_update, FNN_OP_adam_update, FNN_OP_advance
+}
+
+
+cdef struct activation_args:
+    fnn_activation activation
+    float slope
+    const float *x # forward: input; backward: upstream gradient
+    const float *saved # backward only
+    float *out
+    int64_t n
+
+
+cdef activation_args forward_activation(fnn_plan_op *op):
+    """The arguments of an activation; FNN_LINEAR for any other op."""
+    cdef activation_args f
+    cdef fnn_map_args *map
+    cdef fnn_leaky_relu_forward_args *leaky
+    cdef fnn_gelu_forward_args *gelu
+    f.activation, f.slope, f.saved = FNN_LINEAR, 0, NULL
+    if op.op in (FNN_OP_relu_forward, FNN_OP_sigmoid_forward, FNN_OP_tanh_forward):
+        map = <fnn_map_args *>op.args
+        f.x, f.out, f.n = map.x, map.out, map.n
+        f.activation = (
+            FNN_RELU if op.op == FNN_OP_relu_forward
+            else FNN_SIGMOID if op.op == FNN_OP_sigmoid_forward else FNN_TANH
+        )
+    elif op.op == FNN_OP_leaky_relu_forward:
+        leaky = <fnn_leaky_relu_forward_args *>op.args
+        f.x, f.out, f.n = leaky.x, leaky.out, leaky.n
+        f.activation, f.slope = FNN_LEAKY_RELU, leaky.slope
+    elif op.op == FNN_OP_gelu_forward:
+        gelu = <fnn_gelu_forward_args *>op.args
+        f.x, f.out, f.n = gelu.x, gelu.out, gelu.n
+        f.activation = FNN_GELU_TANH if gelu.approximate else FNN_GELU
+    return f
+
+
+cdef activation_args backward_activation(fnn_plan_op *op):
+    """The arguments of an activation's gradient; FNN_LINEAR for any other op."""
+    cdef activation_args f
+    cdef fnn_map_backward_args *map
+    cdef fnn_leaky_relu_backward_args *leaky
+    cdef fnn_gelu_backward_args *gelu
+    f.activation, f.slope = FNN_LINEAR, 0
+    if op.op in (FNN_OP_relu_backward, FNN_OP_sigmoid_backward, FNN_OP_tanh_backward):
+        map = <fnn_map_backward_args *>op.args
+        f.x, f.saved, f.out, f.n = map.dout, map.out, map.dx, map.n
+        f.activation = (
+            FNN_RELU if op.op == FNN_OP_relu_backward
+            else FNN_SIGMOID if op.op == FNN_OP_sigmoid_backward else FNN_TANH
+        )
+    elif op.op == FNN_OP_leaky_relu_backward:
+        leaky = <fnn_leaky_relu_backward_args *>op.args
+        f.x, f.saved, f.out, f.n = leaky.dout, leaky.out, leaky.dx, leaky.n
+        f.activation, f.slope = FNN_LEAKY_RELU, leaky.slope
+    elif op.op == FNN_OP_gelu_backward:
+        gelu = <fnn_gelu_backward_args *>op.args
+        f.x, f.saved, f.out, f.n = gelu.dout, gelu.x, gelu.dx, gelu.n
+        f.activation = FNN_GELU_TANH if gelu.approximate else FNN_GELU
+    return f
+
+
+# ---- the core: instruction set and threads ----------------------------------------------------
+
+def get_isa():
+    """The instruction set in use: "scalar", "avx2" or "avx512"."""
+    return fnn_current_isa.name.decode()
+
+
+def available_isas():
+    """The instruction sets that both this build and this CPU have, best first."""
+    names, i = [], 0
+    while fnn_available_isa(i) != NULL:
+        names.append(fnn_available_isa(i).name.decode())
+        i += 1
+    return names
+
+
+def select_isa(name=None):
+    """Uses the instruction set `name`, or the best one; ValueError where it cannot be had."""
+    if name is None:
+        fnn_select_isa(NULL)
+    elif fnn_select_isa(str(name).encode()) == NULL:
+        raise ValueError(
+            f"FASTNN_ISA is {name!r}, which this build or this CPU lacks: "
+            f"expected one of {', '.join(available_isas())}"
+        )
+
+
+def cpu_count():
+    """CPUs that this process may use."""
+    return fnn_cpu_count()
+
+
+def get_num_threads():
+    """Threads that share a kernel's work, the caller's included."""
+    return fnn_get_threads()
+
+
+def set_num_threads(int n):
+    """Uses `n` threads, 1 to 256, from the next kernel or replay on."""
+    if not 1 <= n <= FNN_MAX_THREADS:
+        raise ValueError(f"n is {n}: expected a number of threads between 1 and {FNN_MAX_THREADS}")
+    fnn_set_threads(n)

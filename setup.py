@@ -1,0 +1,106 @@
+"""Builds the compiled kernels: csrc/ once per instruction set, then one Cython module per C file.
+
+Everything else about the package stands in pyproject.toml.
+"""
+
+import platform
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
+
+X86 = platform.machine() in ("x86_64", "AMD64")
+INSTRUCTION_SETS = {"scalar": []}
+if X86:
+    INSTRUCTION_SETS["avx2"] = ["-mavx2", "-mfma"]
+    INSTRUCTION_SETS["avx512"] = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"]
+
+# compiled once per instruction set; the other files of csrc/ once in all
+KERNELS = ["gemm", "elementwise", "loss", "optimizer", "step", "table"]
+SHARED = ["threads", "plan", "dispatch"]
+MODULES = ["plan", "dense", "elementwise", "loss", "optimizer", "step"]
+
+CFLAGS = [
+    "-std=gnu11",
+    "-O3",
+    "-g0",
+    "-Wall",
+    "-Wextra",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fvisibility=hidden",
+    "-pthread",
+]
+HEADERS = [str(path) for path in Path("csrc").glob("*.h")]
+
+
+class BuildExt(build_ext):
+    """Compiles csrc/ for every instruction set into the one module that owns the C core, plan."""
+
+    def build_extensions(self):
+        self.check_compiler()
+        core = next(ext for ext in self.extensions if ext.name == "fastnn.kernels.plan")
+        macros = [("FNN_X86", "1")] if X86 else []
+        for isa, flags in INSTRUCTION_SETS.items():
+            core.extra_objects += self.compiler.compile(
+                [f"csrc/{name}.c" for name in KERNELS],
+                output_dir=f"{self.build_temp}/{isa}",
+                macros=[*macros, ("FNN_ISA", isa)],
+                extra_postargs=CFLAGS + flags,
+                depends=HEADERS,
+            )
+        core.extra_objects += self.compiler.compile(
+            [f"csrc/{name}.c" for name in SHARED],
+            output_dir=f"{self.build_temp}/shared",
+            macros=macros,
+            extra_postargs=CFLAGS,
+            depends=HEADERS,
+        )
+        super().build_extensions()
+
+    def check_compiler(self):
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder) / "probe.c"
+            source.write_text("#include <Python.h>\n")
+            try:
+                self.compiler.compile([str(source)], output_dir=folder)
+            except (CompileError, OSError) as error:
+                raise SystemExit(
+                    "fastnn is built from C: it needs a C compiler (gcc or clang) and Python's "
+                    "headers.\nOn Debian or Ubuntu: apt install build-essential python3-dev\n"
+                    f"The compiler said: {error}"
+                ) from error
+
+
+def extension(name):
+    return Extension(
+        f"fastnn.kernels.{name}",
+        [f"fastnn/kernels/{name}.pyx"],
+        include_dirs=["csrc", np.get_include()],
+        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
+        # Cython's own output is not ours to keep free of warnings
+        extra_compile_args=["-O2", "-g0", "-pthread", "-fvisibility=hidden"],
+        extra_link_args=["-pthread", "-Wl,-s"],
+        depends=HEADERS,
+    )
+
+
+setup(
+    ext_modules=cythonize(
+        [extension(name) for name in MODULES],
+        build_dir="build/cython",
+        compiler_directives={
+            "language_level": "3",
+            "binding": True,
+            "boundscheck": False,
+            "wraparound": False,
+            "initializedcheck": False,
+            "embedsignature": True,
+        },
+    ),
+    cmdclass={"build_ext": BuildExt},
+)
