@@ -1,5 +1,5 @@
 /* Losses: the mean over the batch, its gradient and the number of hits in one pass over the rows.
- * All are serial ops, so a sum's order never depends on the threads; sums run in double. */
+ * Share 0 does it alone, so a sum's order never depends on the threads; sums run in double. */
 #include "kernel.h"
 #include "vecmath.h"
 
@@ -39,6 +39,7 @@ INLINE double add_logs(double total, const float *sums, const float *rests, int 
 
 /* loss = -mean(log(softmax(x))[i, labels[i]]); dx = (softmax(x) - onehot(labels)) / N */
 KERNEL(softmax_cross_entropy) {
+    if (part.tid > 0) return FNN_OK;
     const int64_t n = a->n, c = a->c;
     float sums[VL] = {0}, rests[VL];
     double total = 0;
@@ -70,6 +71,7 @@ KERNEL(softmax_cross_entropy) {
 /* loss = -mean(sum(target * log(softmax(x)), axis=1));
  * dx = (softmax(x) * sum(target, axis=1) - target) / N */
 KERNEL(softmax_cross_entropy_soft) {
+    if (part.tid > 0) return FNN_OK;
     const int64_t n = a->n, c = a->c;
     double total = 0;
     int64_t correct = 0;
@@ -113,6 +115,7 @@ KERNEL(softmax_cross_entropy_soft) {
 
 /* loss = mean((x - target)**2); dx = 2 (x - target) / n */
 KERNEL(mean_squared_error) {
+    if (part.tid > 0) return FNN_OK;
     enum { CHUNK = 1024 }; /* floats that are summed in single precision */
     const int64_t n = a->n;
     const vf scale = v_set1((float)(2.0 / (double)n));

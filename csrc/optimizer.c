@@ -57,7 +57,7 @@ KERNEL(sgd_update) {
 KERNEL(rmsprop_update) {
     const fnn_rmsprop_update_args s = *a;
     const vf step = v_set1((float)-rate_now(s.lr, s.lr_len, s.clock)), eps = v_set1(s.eps);
-    const vf rho = v_set1(s.rho), fresh = v_set1((float)(1.0 - (double)s.rho));
+    const vf rho = v_set1((float)s.rho), fresh = v_set1((float)(1.0 - s.rho));
 #define RMSPROP(i, n)                                                                              \
     do {                                                                                           \
         vf grad = load(s.grad + i, n);                                                             \

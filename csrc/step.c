@@ -33,22 +33,25 @@ KERNEL(gather_rows) {
     return FNN_OK;
 }
 
-/* out[i] = labels[rows[clock[0] + i]]; a serial op */
+/* out[i] = labels[rows[clock[0] + i]]; share 0 does it */
 KERNEL(gather_labels) {
+    if (part.tid > 0) return FNN_OK;
     for (int64_t i = 0; i < a->n; i++) a->out[i] = a->labels[row_at(a->rows, a->clock[FNN_ROW] + i)];
     return FNN_OK;
 }
 
-/* losses[clock[2]] = loss; corrects[clock[2]] = correct; a serial op */
+/* losses[clock[2]] = loss; corrects[clock[2]] = correct; share 0 does it */
 KERNEL(log_step) {
+    if (part.tid > 0) return FNN_OK;
     const int64_t batch = a->clock[FNN_BATCH];
     a->losses[batch] = a->loss[0];
     if (a->corrects) a->corrects[batch] = a->correct[0];
     return __builtin_isfinite(a->loss[0]) ? FNN_OK : FNN_STOP;
 }
 
-/* clock += [n, 1, 1]; a serial op */
+/* clock += [n, 1, 1]; share 0 does it */
 KERNEL(advance) {
+    if (part.tid > 0) return FNN_OK;
     a->clock[FNN_ROW] += a->n;
     a->clock[FNN_STEP] += 1;
     a->clock[FNN_BATCH] += 1;
