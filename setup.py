@@ -3,8 +3,10 @@
 Everything else about the package stands in pyproject.toml.
 """
 
+import os
 import platform
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -43,24 +45,27 @@ class BuildExt(build_ext):
 
     def build_extensions(self):
         self.check_compiler()
+        jobs = [(name, isa, flags) for isa, flags in INSTRUCTION_SETS.items() for name in KERNELS]
+        jobs += [(name, "shared", []) for name in SHARED]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = [path for paths in pool.map(self.compile_c, jobs) for path in paths]
         core = next(ext for ext in self.extensions if ext.name == "fastnn.kernels.plan")
-        macros = [("FNN_X86", "1")] if X86 else []
-        for isa, flags in INSTRUCTION_SETS.items():
-            core.extra_objects += self.compiler.compile(
-                [f"csrc/{name}.c" for name in KERNELS],
-                output_dir=f"{self.build_temp}/{isa}",
-                macros=[*macros, ("FNN_ISA", isa)],
-                extra_postargs=CFLAGS + flags,
-                depends=HEADERS,
-            )
-        core.extra_objects += self.compiler.compile(
-            [f"csrc/{name}.c" for name in SHARED],
-            output_dir=f"{self.build_temp}/shared",
-            macros=macros,
-            extra_postargs=CFLAGS,
-            depends=HEADERS,
-        )
+        core.extra_objects += objects
+        core.depends += objects
+        self.parallel = os.cpu_count()
         super().build_extensions()
+
+    def compile_c(self, job):
+        name, isa, flags = job
+        folder, source = f"{self.build_temp}/{isa}", f"csrc/{name}.c"
+        macros = [("FNN_ISA", isa)] + ([("FNN_X86", "1")] if X86 else [])
+        objects = self.compiler.object_filenames([source], output_dir=folder)
+        newest = max(os.path.getmtime(path) for path in [source, __file__, *HEADERS])
+        if not os.path.exists(objects[0]) or os.path.getmtime(objects[0]) < newest:
+            self.compiler.compile(
+                [source], output_dir=folder, macros=macros, extra_postargs=CFLAGS + flags
+            )
+        return objects
 
     def check_compiler(self):
         with tempfile.TemporaryDirectory() as folder:

@@ -56,7 +56,7 @@ cdef class Operand:
     """One array of a recorded op: kept alive, its shape and its bytes."""
 
     cdef readonly object array
-    cdef uintptr_t start, stop
+    cdef readonly uintptr_t start, stop
 
     def __cinit__(self, array):
         self.array = array

@@ -1,0 +1,43 @@
+# Everything runs in .venv, which the first target that needs it makes.
+PYTHON ?= python3
+PY := .venv/bin/python
+SOURCES := pyproject.toml setup.py $(wildcard csrc/* fastnn/kernels/*.p*)
+
+.PHONY: demo test lint bench build sanitize clean
+
+demo: .venv/demo
+	$(PY) examples/demo.py
+
+test: .venv/test
+	$(PY) -m pytest
+
+lint: .venv/test
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+bench: .venv/bench
+	$(PY) -m pytest bench/bench_kernels.py --benchmark-enable
+	$(PY) bench/roofline.py
+	$(PY) bench/train_step.py
+	$(PY) -m bench.peers
+
+build: .venv/test
+
+sanitize: .venv/test
+	sh tests/sanitize.sh $(PY)
+
+.venv/tools:
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --upgrade pip "setuptools>=77" "cython>=3.1" "numpy>=2.0"
+	touch $@
+
+# one stamp per set of extras; without build isolation, so that only what changed is built again
+.venv/demo: EXTRAS = plot,sklearn
+.venv/test: EXTRAS = plot,sklearn,test
+.venv/bench: EXTRAS = plot,sklearn,test,bench
+.venv/demo .venv/test .venv/bench: .venv/tools $(SOURCES)
+	$(PY) -m pip install --quiet --no-build-isolation --editable ".[$(EXTRAS)]"
+	touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info fastnn/kernels/*.so
