@@ -345,6 +345,7 @@ KERNEL(dense_backward_w) {
     const share s = share_of(p.m, p.n, part);
     run_share(&p, s, part);
     float *db = fused ? a->b : a->db;
-    if (db && s.m0 == 0 && s.m1 > 0) column_sums(a->dout, a->n, a->o, s.n0, s.n1, finish, scale, db);
+    const bool mine = s.m0 == 0 && (s.m1 > 0 || a->i == 0); /* of empty shares only a lone one */
+    if (db && mine) column_sums(a->dout, a->n, a->o, s.n0, s.n1, finish, scale, db);
     return FNN_OK;
 }

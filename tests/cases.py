@@ -1,0 +1,582 @@
+"""Owns the one table of kernels: shapes, arguments, tolerances, gradients and error inputs of each.
+
+Leaves running them to ``test_kernels`` (correctness) and ``bench/bench_kernels`` (speed).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastnn import reference
+
+Args = dict[str, Any]
+Sizes = dict[str, int]
+
+# straddle every vector width and the tiles of the products
+EDGES = (1, 7, 8, 9, 15, 16, 17, 31, 33)
+UNIT = 2.0**-24  # float32's unit roundoff
+
+
+@dataclass(frozen=True)
+class Case:
+    """What the tests and the benchmark know of one kernel.
+
+    ``build`` draws the arguments by name, all arrays float32 (or integers), outputs included.
+    ``outputs`` are fully overwritten; ``updated`` are changed in place. ``terms`` gives, for each
+    output of a product, the letter whose size is its number of terms; other outputs are held to
+    the elementwise tolerance, integers to equality. ``forward`` and ``wrt`` name the function that
+    a gradient belongs to and, for each of its inputs, the output with that gradient. ``errors``
+    are arguments with a change (see ``broken``) that must raise ValueError. ``inplace`` names an
+    input and the output that may share its memory.
+    """
+
+    name: str
+    build: Callable[[np.random.Generator, Sizes], Args]
+    sizes: list[Sizes]
+    bench: Sizes
+    outputs: tuple[str, ...]
+    errors: list[tuple[str, Any]]
+    updated: tuple[str, ...] = ()
+    terms: dict[str, str] | None = None
+    forward: str | None = None
+    wrt: dict[str, str] | None = None
+    inplace: tuple[str, str] | None = None
+    smallest: int = 0  # a mean needs an element
+
+    def arguments(self, sizes: Sizes, seed: int = 0) -> Args:
+        """Fresh arguments, in the order of the kernel's signature."""
+        args = self.build(np.random.default_rng([seed, *sizes.values()]), sizes)
+        return {name: args[name] for name in parameters(self.name)}
+
+
+def parameters(kernel: str) -> list[str]:
+    return list(inspect.signature(getattr(reference, kernel)).parameters)
+
+
+def spoil(args: Args, names: tuple[str, ...]) -> None:
+    """Fill outputs with what no kernel computes: NaN, or a conspicuous integer."""
+    for name in names:
+        if args[name] is not None:
+            args[name].fill(np.nan if args[name].dtype.kind == "f" else 77)
+
+
+def in_float64(args: Args) -> Args:
+    """Copies for the reference: float32 arrays in float64, the rest as it is."""
+    return {
+        name: value.astype(np.float64 if value.dtype == np.float32 else value.dtype)
+        if isinstance(value, np.ndarray)
+        else value
+        for name, value in args.items()
+    }
+
+
+def product_bound(case: Case, args: Args, sizes: Sizes) -> Args:
+    """The error bound of every product output: 4 K u (abs(A) @ abs(B))."""
+    assert case.terms is not None
+    absolute = {
+        name: abs(value) if isinstance(value, np.ndarray) else value
+        for name, value in in_float64(args).items()
+    }
+    getattr(reference, case.name)(*absolute.values())
+    return {
+        name: 4 * (sizes[letter] + 1) * UNIT * absolute[name]
+        for name, letter in case.terms.items()
+        if absolute[name] is not None
+    }
+
+
+def broken(args: Args, name: str, change: Any) -> Args:
+    """The arguments with one of them spoiled.
+
+    ``change``: "longer" or "rows" (one more along the last or the first axis), "flat" (one axis too
+    many or too few), "empty", a function of the old value, or the value itself.
+    """
+    value = args[name]
+    if callable(change):
+        value = change(value)
+    elif change == "longer":
+        value = np.concatenate([value, value[..., :1]], axis=-1)
+    elif change == "rows":
+        value = np.concatenate([value, value[:1]], axis=0)
+    elif change == "flat":
+        value = value.reshape(-1) if value.ndim > 1 else value[:, None]
+    elif change == "empty":
+        value = value[:0]
+    else:
+        value = change
+    return {**args, name: value}
+
+
+# ---- drawing arguments ------------------------------------------------------------------------
+
+Rng = np.random.Generator
+
+
+def normal(rng: Rng, *shape: int, scale: float = 1.0) -> np.ndarray:
+    return (scale * rng.standard_normal(shape)).astype(np.float32)
+
+
+def empty(*shape: int) -> np.ndarray:
+    return np.empty(shape, np.float32)
+
+
+def clock_at(rows: int = 0, step: int = 0, batch: int = 0) -> np.ndarray:
+    return np.array([rows, step, batch], np.int64)
+
+
+def labels_of(rng: Rng, n: int, classes: int) -> np.ndarray:
+    return rng.integers(0, classes, n).astype(np.int32)
+
+
+def changed(index: int, value: int) -> Callable[[np.ndarray], np.ndarray]:
+    """A change that sets one element."""
+
+    def change(array: np.ndarray) -> np.ndarray:
+        array = array.copy()
+        array[index] = value
+        return array
+
+    return change
+
+
+def gradient_of(forward: str, wrt: dict[str, str]) -> Callable[[Rng, Sizes], Args]:
+    """Build a backward kernel's arguments: the forward's inputs, its outputs, random ``dout``."""
+
+    def build(rng: Rng, sizes: Sizes) -> Args:
+        args = CASES[forward].build(rng, sizes)
+        exact = in_float64({name: args[name] for name in parameters(forward)})
+        getattr(reference, forward)(*exact.values())
+        for name in CASES[forward].outputs:
+            args[name] = exact[name].astype(args[name].dtype)
+        args["dout"] = normal(rng, *args["out"].shape)
+        for name, gradient in wrt.items():
+            args[gradient] = None if args[name] is None else empty(*args[name].shape)
+        return args
+
+    return build
+
+
+def build_gemm(a: str, b: str) -> Callable[[Rng, Sizes], Args]:
+    def build(rng: Rng, sizes: Sizes) -> Args:
+        return {
+            "a": normal(rng, *(sizes[letter] for letter in a)),
+            "b": normal(rng, *(sizes[letter] for letter in b)),
+            "out": empty(sizes["M"], sizes["N"]),
+        }
+
+    return build
+
+
+def build_dense(rng: Rng, sizes: Sizes) -> Args:
+    n, i, o = sizes["N"], sizes["I"], sizes["O"]
+    return {
+        "x": normal(rng, n, i),
+        "w": normal(rng, i, o),
+        "b": normal(rng, o) if rng.random() < 0.7 else None,
+        "out": empty(n, o),
+    }
+
+
+def build_dense_backward(rng: Rng, sizes: Sizes) -> Args:
+    args = gradient_of("dense_forward", {"x": "dx", "w": "dw", "b": "db"})(rng, sizes)
+    if rng.random() < 0.3:
+        args["dx"] = None
+    return args
+
+
+def build_map(rng: Rng, sizes: Sizes) -> Args:
+    n = sizes["n"]
+    return {
+        "x": normal(rng, n, scale=3.0),
+        "out": empty(n),
+        "slope": float(rng.choice([0.0, 0.01, 0.3, 1.5])),
+        "approximate": bool(rng.random() < 0.5),
+    }
+
+
+def build_dropout(rng: Rng, sizes: Sizes) -> Args:
+    n = sizes["n"]
+    return {
+        "x": normal(rng, n),
+        "rate": float(rng.choice([0.0, 0.2, 0.5, 0.9])),
+        "seed": int(rng.integers(0, 2**64, dtype=np.uint64)),
+        "stream": int(rng.integers(0, 2**32)),
+        "clock": clock_at(step=int(rng.integers(0, 2**40))),
+        "mask": np.empty(n, np.uint8),
+        "out": empty(n),
+    }
+
+
+def build_softmax(rng: Rng, sizes: Sizes) -> Args:
+    n, c = sizes["N"], sizes["C"]
+    return {"x": normal(rng, n, c, scale=3.0), "out": empty(n, c)}
+
+
+def build_cross_entropy(rng: Rng, sizes: Sizes) -> Args:
+    n, c = sizes["N"], sizes["C"]
+    target = rng.random((n, c))
+    return {
+        "x": normal(rng, n, c, scale=3.0),
+        "labels": labels_of(rng, n, c),
+        "target": (target / target.sum(axis=1, keepdims=True)).astype(np.float32),
+        "dx": empty(n, c) if rng.random() < 0.8 else None,
+        "loss": empty(1),
+        "correct": np.empty(1, np.int64),
+    }
+
+
+def build_squared_error(rng: Rng, sizes: Sizes) -> Args:
+    n = sizes["n"]
+    return {
+        "x": normal(rng, n),
+        "target": normal(rng, n),
+        "dx": empty(n) if rng.random() < 0.8 else None,
+        "loss": empty(1),
+    }
+
+
+def build_gather(rng: Rng, sizes: Sizes) -> Args:
+    n, f = sizes["N"], sizes.get("F", 1)
+    total, first = n + 5, int(rng.integers(0, 4))
+    images = rng.integers(0, 256, (total, f)).astype(np.uint8)
+    return {
+        "data": images if rng.random() < 0.5 else normal(rng, total, f),
+        "labels": labels_of(rng, total, 10),
+        "rows": rng.permutation(total) if rng.random() < 0.7 else None,
+        "scale": float(rng.choice([1.0, 1 / 255])),
+        "clock": clock_at(rows=first),
+        "out": empty(n, f),
+    }
+
+
+def build_gather_labels(rng: Rng, sizes: Sizes) -> Args:
+    return {**build_gather(rng, sizes), "out": np.empty(sizes["N"], np.int32)}
+
+
+def build_log_step(rng: Rng, sizes: Sizes) -> Args:
+    batches, counts = sizes["B"], rng.random() < 0.7
+    return {
+        "loss": normal(rng, 1),
+        "correct": rng.integers(0, 100, 1) if counts else None,
+        "clock": clock_at(batch=int(rng.integers(0, batches))),
+        "losses": normal(rng, batches),
+        "corrects": rng.integers(0, 100, batches) if counts else None,
+    }
+
+
+def build_advance(rng: Rng, sizes: Sizes) -> Args:
+    return {"n": sizes["n"], "clock": rng.integers(0, 1000, 3)}
+
+
+def build_optimizer(rng: Rng, sizes: Sizes) -> Args:
+    n = sizes["n"]
+    momentum = float(rng.choice([0.0, 0.9]))
+    return {
+        "grad": normal(rng, n),
+        "lr": (0.01 * rng.random(int(rng.integers(1, 4)))).astype(np.float32),
+        "momentum": momentum,
+        "nesterov": bool(rng.random() < 0.5),
+        "rho": 0.9,
+        "beta1": 0.9,
+        "beta2": 0.999,
+        "eps": 1e-8,
+        "weight_decay": float(rng.choice([0.0, 0.1])),
+        "clock": clock_at(step=int(rng.integers(0, 1000)), batch=int(rng.integers(0, 5))),
+        "velocity": normal(rng, n) if momentum else None,
+        "sq": rng.random(n, np.float32),
+        "m": normal(rng, n),
+        "v": rng.random(n, np.float32),
+        "theta": normal(rng, n),
+    }
+
+
+# ---- the table --------------------------------------------------------------------------------
+
+VECTORS: list[Sizes] = [{"n": n} for n in (0, *EDGES, 64, 200, 1000)]
+ROWS: list[Sizes] = [
+    {"N": n, "C": c} for n, c in zip((3, 1, 8, 9, 20, 2, 5, 64), (*EDGES[1:], 10), strict=False)
+]
+ROWS += [{"N": 64, "C": 10}, {"N": 2, "C": 1}, {"N": 1, "C": 10}]
+PRODUCTS: list[Sizes] = [
+    {"M": m, "K": k, "N": n}
+    for m, k, n in [
+        (1, 1, 1), (1, 784, 128), (7, 8, 9), (8, 7, 15), (9, 16, 8), (15, 33, 17), (16, 9, 31),
+        (17, 15, 33), (31, 17, 7), (33, 31, 16), (64, 100, 10), (24, 128, 64), (6, 64, 16),
+        (13, 5, 50), (3, 300, 70),
+    ]
+]  # fmt: skip
+DENSES: list[Sizes] = [{"N": sizes["M"], "I": sizes["K"], "O": sizes["N"]} for sizes in PRODUCTS]
+DENSE_BENCH = {"N": 64, "I": 784, "O": 400}
+VECTOR_BENCH = {"n": 64 * 400}
+MODEL_BENCH = {"n": 440_000}
+
+
+def product(name: str, a: str, b: str) -> Case:
+    return Case(
+        name,
+        build_gemm(a, b),
+        PRODUCTS,
+        {"M": 64, "K": 784, "N": 400},
+        outputs=("out",),
+        terms={"out": "K"},
+        errors=[("a", "longer"), ("b", "rows"), ("out", "rows"), ("out", "longer"), ("a", "flat")],
+    )
+
+
+def activation(name: str, *extra: tuple[str, Any], saved: str = "out") -> list[Case]:
+    forward, backward = f"{name}_forward", f"{name}_backward"
+    return [
+        Case(
+            forward,
+            build_map,
+            VECTORS,
+            VECTOR_BENCH,
+            outputs=("out",),
+            inplace=("x", "out"),
+            errors=[("x", "longer"), ("out", "longer"), ("x", "flat"), *extra],
+        ),
+        Case(
+            backward,
+            gradient_of(forward, {"x": "dx"}),
+            VECTORS,
+            VECTOR_BENCH,
+            outputs=("dx",),
+            inplace=("dout", "dx"),
+            forward=forward,
+            wrt={"x": "dx"},
+            errors=[
+                ("dout", "longer"),
+                (saved, "longer"),
+                ("dx", "longer"),
+                ("dx", "flat"),
+                *extra,
+            ],
+        ),
+    ]
+
+
+BAD_SLOPES = [("slope", -0.1), ("slope", float("nan")), ("slope", float("inf"))]
+BAD_RATES = [("rate", 1.0), ("rate", -0.1), ("rate", float("nan"))]
+BAD_STEP = [("grad", "longer"), ("theta", "longer"), ("clock", "longer"), ("lr", "empty")]
+BAD_LOSS: list[tuple[str, Any]] = [("loss", "longer"), ("x", "empty")]
+
+TABLE = [
+    product("gemm_nn", "MK", "KN"),
+    product("gemm_nt", "MK", "NK"),
+    product("gemm_tn", "KM", "KN"),
+    Case(
+        "dense_forward",
+        build_dense,
+        DENSES,
+        DENSE_BENCH,
+        outputs=("out",),
+        terms={"out": "I"},
+        errors=[
+            ("x", "longer"),
+            ("w", "rows"),
+            ("out", "rows"),
+            ("b", lambda b: np.ones(99, np.float32)),
+        ],
+    ),
+    Case(
+        "dense_backward",
+        build_dense_backward,
+        DENSES,
+        DENSE_BENCH,
+        outputs=("dx", "dw", "db"),
+        terms={"dx": "O", "dw": "N", "db": "N"},
+        forward="dense_forward",
+        wrt={"x": "dx", "w": "dw", "b": "db"},
+        errors=[
+            ("dout", "rows"),
+            ("x", "rows"),
+            ("w", "longer"),
+            ("dw", "rows"),
+            ("dx", lambda dx: np.ones((99, 99), np.float32)),
+            ("db", lambda db: np.ones(99, np.float32)),
+        ],
+    ),
+    *activation("relu"),
+    *activation("leaky_relu", *BAD_SLOPES),
+    *activation("sigmoid"),
+    *activation("tanh"),
+    *activation("gelu", saved="x"),
+    Case(
+        "dropout_forward",
+        build_dropout,
+        VECTORS,
+        VECTOR_BENCH,
+        outputs=("mask", "out"),
+        inplace=("x", "out"),
+        errors=[
+            ("x", "longer"),
+            ("mask", "longer"),
+            ("out", "longer"),
+            ("clock", "longer"),
+            *BAD_RATES,
+        ],
+    ),
+    Case(
+        "dropout_backward",
+        gradient_of("dropout_forward", {"x": "dx"}),
+        VECTORS,
+        VECTOR_BENCH,
+        outputs=("dx",),
+        inplace=("dout", "dx"),
+        forward="dropout_forward",
+        wrt={"x": "dx"},
+        errors=[("dout", "longer"), ("mask", "longer"), ("dx", "longer"), *BAD_RATES],
+    ),
+    Case(
+        "softmax_forward",
+        build_softmax,
+        ROWS,
+        {"N": 64, "C": 10},
+        outputs=("out",),
+        inplace=("x", "out"),
+        errors=[("x", "rows"), ("out", "longer"), ("x", "flat")],
+    ),
+    Case(
+        "softmax_backward",
+        gradient_of("softmax_forward", {"x": "dx"}),
+        ROWS,
+        {"N": 64, "C": 10},
+        outputs=("dx",),
+        inplace=("dout", "dx"),
+        forward="softmax_forward",
+        wrt={"x": "dx"},
+        errors=[("dout", "rows"), ("out", "longer"), ("dx", "rows"), ("dx", "flat")],
+    ),
+    Case(
+        "softmax_cross_entropy",
+        build_cross_entropy,
+        ROWS,
+        {"N": 64, "C": 10},
+        outputs=("dx", "loss", "correct"),
+        forward="softmax_cross_entropy",
+        wrt={"x": "dx"},
+        smallest=1,
+        errors=[
+            ("x", "rows"),
+            ("labels", "longer"),
+            ("labels", changed(-1, -1)),
+            ("labels", changed(0, 99)),
+            ("correct", "longer"),
+            *BAD_LOSS,
+        ],
+    ),
+    Case(
+        "softmax_cross_entropy_soft",
+        build_cross_entropy,
+        ROWS,
+        {"N": 64, "C": 10},
+        outputs=("dx", "loss", "correct"),
+        forward="softmax_cross_entropy_soft",
+        wrt={"x": "dx"},
+        smallest=1,
+        errors=[("x", "rows"), ("target", "longer"), ("correct", "longer"), *BAD_LOSS],
+    ),
+    Case(
+        "mean_squared_error",
+        build_squared_error,
+        VECTORS[1:],
+        {"n": 64 * 784},
+        outputs=("dx", "loss"),
+        forward="mean_squared_error",
+        wrt={"x": "dx"},
+        smallest=1,
+        errors=[("x", "longer"), ("target", "longer"), *BAD_LOSS],
+    ),
+    Case(
+        "gather_rows",
+        build_gather,
+        [{"N": n, "F": f} for n, f in zip((0, *EDGES), (3, *reversed(EDGES)), strict=True)],
+        {"N": 64, "F": 784},
+        outputs=("out",),
+        errors=[
+            ("data", "longer"),
+            ("out", "longer"),
+            ("clock", "longer"),
+            ("clock", changed(0, -1)),
+            ("clock", changed(0, 6)),
+            ("rows", lambda rows: np.full(40, 99)),
+            ("rows", lambda rows: np.full(40, -1)),
+        ],
+    ),
+    Case(
+        "gather_labels",
+        build_gather_labels,
+        [{"N": n} for n in (0, *EDGES)],
+        {"N": 64},
+        outputs=("out",),
+        errors=[
+            ("clock", "longer"),
+            ("clock", changed(0, -1)),
+            ("clock", changed(0, 6)),
+            ("rows", lambda rows: np.full(40, 99)),
+            ("rows", lambda rows: np.full(40, -1)),
+        ],
+    ),
+    Case(
+        "log_step",
+        build_log_step,
+        [{"B": n} for n in EDGES],
+        {"B": 1000},
+        outputs=(),
+        updated=("losses", "corrects"),
+        smallest=1,
+        errors=[
+            ("loss", "longer"),
+            ("clock", "longer"),
+            ("clock", changed(2, -1)),
+            ("clock", changed(2, 99)),
+            ("corrects", lambda old: np.zeros(9, np.int64) if old is None else None),
+        ],
+    ),
+    Case(
+        "advance",
+        build_advance,
+        [{"n": n} for n in (0, *EDGES)],
+        {"n": 64},
+        outputs=(),
+        updated=("clock",),
+        errors=[("clock", "longer"), ("clock", "flat"), ("n", -1)],
+    ),
+    Case(
+        "sgd_update",
+        build_optimizer,
+        VECTORS,
+        MODEL_BENCH,
+        outputs=(),
+        updated=("velocity", "theta"),
+        errors=[
+            *BAD_STEP,
+            ("velocity", lambda old: np.zeros(1, np.float32) if old is None else None),
+            ("momentum", lambda old: 0.9 - old),
+        ],
+    ),
+    Case(
+        "rmsprop_update",
+        build_optimizer,
+        VECTORS,
+        MODEL_BENCH,
+        outputs=(),
+        updated=("sq", "theta"),
+        errors=[*BAD_STEP, ("sq", "longer")],
+    ),
+    Case(
+        "adam_update",
+        build_optimizer,
+        VECTORS,
+        MODEL_BENCH,
+        outputs=(),
+        updated=("m", "v", "theta"),
+        errors=[*BAD_STEP, ("m", "longer"), ("v", "longer")],
+    ),
+]
+CASES = {case.name: case for case in TABLE}

@@ -1,0 +1,421 @@
+"""Owns the proof that kernels are right: reference against mathematics, compiled against reference.
+
+Leaves the vector functions' last digits to ``test_vecmath`` and the table of kernels to ``cases``.
+"""
+
+import inspect
+import os
+from types import ModuleType
+
+import numpy as np
+import pytest
+from cases import CASES, TABLE, Args, Case, Sizes, broken, in_float64, product_bound, spoil
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fastnn import kernels, reference
+from fastnn.reference._philox import philox4x32
+
+EXAMPLES = int(os.environ.get("FASTNN_EXAMPLES", "100"))
+STEMS = ("dense", "elementwise", "loss", "optimizer", "step")
+
+every_kernel = pytest.mark.parametrize("case", TABLE, ids=lambda case: case.name)
+every_gradient = pytest.mark.parametrize(
+    "case", [case for case in TABLE if case.forward], ids=lambda case: case.name
+)
+
+
+@pytest.fixture(params=kernels.available_isas())
+def isa(request):
+    """Run the test on every instruction set that can run here."""
+    before = kernels.get_isa()
+    kernels.select_isa(request.param)
+    yield request.param
+    kernels.select_isa(before)
+
+
+@pytest.fixture
+def threads():
+    before = kernels.get_num_threads()
+    yield kernels.set_num_threads
+    kernels.set_num_threads(before)
+
+
+def run(module: ModuleType, case: Case, args: Args) -> Args:
+    """Call a kernel and return what it wrote."""
+    getattr(module, case.name)(*args.values())
+    written = {name: args[name] for name in case.outputs + case.updated}
+    return {name: array for name, array in written.items() if array is not None}
+
+
+def fresh(case: Case, sizes: Sizes, seed: int = 0) -> Args:
+    args = case.arguments(sizes, seed)
+    spoil(args, case.outputs)
+    return args
+
+
+def copy(args: Args) -> Args:
+    return {n: v.copy() if isinstance(v, np.ndarray) else v for n, v in args.items()}
+
+
+def bits(written: Args) -> dict[str, bytes]:
+    return {name: array.tobytes() for name, array in written.items()}
+
+
+def check_against_reference(case: Case, sizes: Sizes, seed: int = 0) -> None:
+    args = fresh(case, sizes, seed)
+    wanted = run(reference, case, in_float64(args))
+    bounds = product_bound(case, args, sizes) if case.terms else {}
+    before = copy(args)
+    for name, value in args.items():
+        if isinstance(value, np.ndarray) and name not in case.outputs + case.updated:
+            value.flags.writeable = False
+    got = run(kernels, case, args)
+    for name, array in got.items():
+        exact = wanted[name]
+        if array.dtype.kind != "f":
+            assert np.array_equal(array, exact), (name, sizes)
+            continue
+        bound = bounds[name] if name in bounds else 1e-5 + 1.3e-6 * abs(exact)
+        error = abs(array.astype(np.float64) - exact)
+        assert not np.isnan(array).any(), (name, sizes)
+        assert (error <= bound).all(), (name, sizes, error.max())
+    for name, value in args.items():
+        if name not in got and isinstance(value, np.ndarray):
+            assert value.tobytes() == before[name].tobytes(), f"{name} was changed"
+
+
+# ---- the table itself -------------------------------------------------------------------------
+
+
+def test_every_kernel_of_either_module_has_a_row():
+    compiled = {
+        name
+        for stem in STEMS
+        for name, f in vars(getattr(kernels, stem)).items()
+        if inspect.isroutine(f) and not name.startswith("_")
+    }
+    assert compiled == set(reference.__all__) == set(CASES)
+
+
+@every_kernel
+def test_signatures_are_equal(case):
+    wanted = inspect.signature(getattr(reference, case.name)).parameters.values()
+    got = inspect.signature(getattr(kernels, case.name)).parameters.values()
+    assert [(p.name, p.kind, p.default) for p in got] == [
+        (p.name, p.kind, p.default) for p in wanted
+    ]
+
+
+@every_kernel
+def test_every_kernel_has_three_error_inputs(case):
+    assert len(case.errors) >= 3
+
+
+# ---- the reference ----------------------------------------------------------------------------
+
+
+def test_philox_gives_the_published_words():
+    # Random123's known-answer vectors
+    ones = 0xFFFFFFFF
+    for counter, key, words in [
+        ([0] * 4, (0, 0), [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
+        ([ones] * 4, (ones, ones), [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]),
+        (
+            [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
+            (0xA4093822, 0x299F31D0),
+            [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1],
+        ),
+    ]:
+        assert philox4x32(np.array(counter, np.uint64), key).tolist() == words
+
+
+def gradient_error(case: Case, sizes: Sizes, seed: int) -> dict[str, float]:
+    """Relative distance of each gradient from central differences, in float64."""
+    assert case.forward is not None and case.wrt is not None
+    forward = CASES[case.forward]
+    args = case.build(np.random.default_rng([seed, *sizes.values()]), sizes)
+    args = in_float64({n: v for n, v in args.items() if n not in case.wrt.values()})
+    for name, gradient in case.wrt.items():
+        if args[name] is not None:
+            args[gradient] = np.full_like(args[name], np.nan)
+        else:
+            args[gradient] = None
+
+    def call(kernel: str) -> None:
+        names = inspect.signature(getattr(reference, kernel)).parameters
+        getattr(reference, kernel)(*(args[name] for name in names))
+
+    def value() -> float:
+        call(forward.name)
+        return (
+            float(args["loss"][0]) if "loss" in args else float((args["dout"] * args["out"]).sum())
+        )
+
+    value()
+    call(case.name)
+    errors = {}
+    for name, gradient in case.wrt.items():
+        if args[name] is None:
+            continue
+        analytic, numeric = args[gradient].copy(), np.empty_like(args[name])
+        step, flat = 1e-5, args[name].reshape(-1)
+        for i, old in enumerate(flat):
+            flat[i] = old + step
+            above = value()
+            flat[i] = old - step
+            below = value()
+            flat[i] = old
+            numeric.reshape(-1)[i] = (above - below) / (2 * step)
+        scale = max(np.linalg.norm(numeric), 1e-3)
+        errors[gradient] = float(np.linalg.norm(analytic - numeric) / scale)
+    return errors
+
+
+@every_gradient
+@pytest.mark.parametrize("seed", range(4))
+def test_gradients_match_central_differences(case, seed):
+    sizes = {letter: 2 + (seed + 3 * i) % 7 for i, letter in enumerate(case.sizes[0])}
+    for name, error in gradient_error(case, sizes, seed).items():
+        assert error <= 1e-6, (name, sizes, error)
+
+
+@every_kernel
+def test_reference_keeps_the_contract(case):
+    args = in_float64(fresh(case, case.sizes[-1]))
+    before = copy(args)
+    written = run(reference, case, args)
+    for name, value in args.items():
+        if name in written:
+            assert value.dtype.kind != "f" or not np.isnan(value).any()
+        elif isinstance(value, np.ndarray):
+            assert value.tobytes() == before[name].tobytes()
+
+
+# ---- compiled against reference ---------------------------------------------------------------
+
+
+@every_kernel
+def test_compiled_equals_reference(case, isa):
+    for sizes in case.sizes:
+        for seed in range(3):
+            check_against_reference(case, sizes, seed)
+
+
+@every_kernel
+def test_compiled_equals_reference_where_threads_share(case, isa, threads):
+    threads(2)
+    check_against_reference(case, case.bench)
+
+
+@every_kernel
+def test_compiled_equals_reference_for_drawn_shapes(case):
+    near_vectors = st.sampled_from([0, 1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33])
+    size = (near_vectors | st.integers(0, 70)).map(lambda n: max(n, case.smallest))
+
+    @settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        database=None,
+        derandomize=EXAMPLES <= 100,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.fixed_dictionaries(dict.fromkeys(case.sizes[0], size)), st.integers(0, 2**32))
+    def check(sizes: Sizes, seed: int) -> None:
+        check_against_reference(case, sizes, seed)
+
+    check()
+
+
+@every_kernel
+def test_same_bits_every_time_and_for_any_number_of_threads(case, isa, threads):
+    for sizes in (case.sizes[-1], case.bench):
+        results = []
+        for n in (1, 1, 2, 4):
+            threads(n)
+            results.append(bits(run(kernels, case, fresh(case, sizes))))
+        assert all(result == results[0] for result in results)
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in TABLE if case.inplace], ids=lambda case: case.name
+)
+def test_output_may_be_the_input(case, isa):
+    assert case.inplace is not None
+    source, target = case.inplace
+    for sizes in (case.sizes[-1], case.sizes[2]):
+        args = fresh(case, sizes)
+        apart = run(kernels, case, copy(args))
+        args[target] = args[source]
+        assert bits(run(kernels, case, args)) == bits(apart)
+
+
+# ---- what is refused --------------------------------------------------------------------------
+
+
+def error_inputs(case: Case) -> list[Args]:
+    # ones where an optional argument is present, so that it can be broken
+    sizes = {letter: 9 for letter in case.bench}
+    found = []
+    for name, change in case.errors:
+        for seed in range(20):
+            args = case.arguments(sizes, seed)
+            if args[name] is not None or callable(change):
+                found.append(broken(args, name, change))
+                break
+    return found
+
+
+@every_kernel
+@pytest.mark.parametrize("module", [reference, kernels], ids=["reference", "compiled"])
+def test_wrong_arguments_raise(case, module):
+    inputs = error_inputs(case)
+    assert len(inputs) == len(case.errors)
+    for args, (name, change) in zip(inputs, case.errors, strict=True):
+        before = copy(args)
+        with pytest.raises(ValueError) as caught:
+            getattr(module, case.name)(*args.values())
+        if change != "flat" or module is reference:
+            assert str(caught.value).startswith(f"{case.name}: "), (name, change)
+        if change in ("longer", "rows"):
+            assert str(args[name].shape) in str(caught.value), (name, change)
+        for other, value in args.items():
+            if isinstance(value, np.ndarray):
+                assert value.tobytes() == before[other].tobytes()
+
+
+@every_kernel
+def test_other_memory_layouts_and_types_are_refused(case):
+    sizes = {letter: 9 for letter in case.bench}
+    args = case.arguments(sizes, 3)
+    for name, array in args.items():
+        if not isinstance(array, np.ndarray) or array.size < 2:
+            continue
+        others = [
+            np.repeat(array, 2, axis=-1)[..., ::2],
+            array[::-1],
+            array.astype(array.dtype.newbyteorder()) if array.itemsize > 1 else array.astype("U1"),
+            array.astype(np.complex64),
+            array.tolist(),
+            "text",
+        ]
+        if array.dtype == np.float32:
+            others += [array.astype(np.float64), array.astype(np.int32), array.astype(np.float16)]
+        if array.ndim == 2:
+            others.append(np.asfortranarray(array))
+        for other in others:
+            with pytest.raises((ValueError, TypeError)):
+                getattr(kernels, case.name)(*{**args, name: other}.values())
+
+
+@every_kernel
+def test_misaligned_arrays_give_the_same_bits(case, isa):
+    args = fresh(case, case.sizes[-1])
+    wanted = bits(run(kernels, case, copy(args)))
+    for name, array in args.items():
+        if isinstance(array, np.ndarray):
+            raw = np.empty(array.nbytes + 1, np.uint8)
+            args[name] = raw[1:].view(array.dtype).reshape(array.shape)
+            args[name][...] = array
+    assert bits(run(kernels, case, args)) == wanted
+
+
+@every_kernel
+def test_missing_arguments_are_refused(case):
+    args = case.arguments(case.sizes[-1])
+    required = {
+        name: value
+        for name, value in args.items()
+        if isinstance(value, np.ndarray)
+        and name not in ("b", "dx", "db", "rows", "correct", "corrects", "velocity")
+    }
+    for name in required:
+        with pytest.raises(TypeError):
+            getattr(kernels, case.name)(*{**args, name: None}.values())
+
+
+# ---- special values ---------------------------------------------------------------------------
+
+SPECIAL = np.array(
+    [np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-45, -1e-40, 3.4e38, -3.4e38, 100, -100, 1000, -1000],
+    np.float32,
+)
+
+
+@pytest.mark.parametrize("approximate", [False, True])
+@pytest.mark.parametrize("name", ["relu", "leaky_relu", "sigmoid", "tanh", "gelu"])
+def test_activations_of_special_values(name, approximate, isa):
+    extra = {"leaky_relu": (0.01,), "gelu": (approximate,)}.get(name, ())
+    x, got, wanted = SPECIAL, np.empty_like(SPECIAL), np.empty(SPECIAL.size)
+    with np.errstate(all="ignore"):
+        getattr(reference, f"{name}_forward")(x.astype(np.float64), *extra, wanted)
+    getattr(kernels, f"{name}_forward")(x, *extra, got)
+    if name == "gelu":
+        wanted[x == -np.inf] = got[x == -np.inf]  # -inf * 0: NaN by the formula
+    np.testing.assert_allclose(got, wanted.astype(np.float32), rtol=1.3e-6, atol=1e-5)
+
+
+def test_gradients_vanish_where_an_activation_is_flat(isa):
+    x = np.array([1000, -1000, 3e38, -3e38, 30, -30], np.float32)
+    ones, dx = np.ones_like(x), np.empty_like(x)
+    for approximate in (False, True):
+        kernels.gelu_backward(ones, x, approximate, dx)
+        assert dx.tolist() == [1, 0, 1, 0, 1, 0]
+
+
+def test_a_nan_reaches_the_loss(isa):
+    x = np.zeros((3, 10), np.float32)
+    x[1, 9] = np.nan
+    loss, correct = np.zeros(1, np.float32), np.zeros(1, np.int64)
+    kernels.softmax_cross_entropy(x, np.zeros(3, np.int32), None, loss, correct)
+    assert np.isnan(loss[0])
+
+
+def test_large_logits_do_not_overflow(isa):
+    x = np.array([[1e4, -1e4, 0.0]], np.float32)
+    dx, loss, correct = np.empty_like(x), np.empty(1, np.float32), np.empty(1, np.int64)
+    kernels.softmax_cross_entropy(x, np.array([1], np.int32), dx, loss, correct)
+    assert loss[0] == 2e4 and correct[0] == 0 and dx.tolist() == [[1, -1, 0]]
+
+
+def test_argmax_takes_the_first_of_equals(isa):
+    x, loss = np.ones((2, 20), np.float32), np.empty(1, np.float32)
+    for label, wanted in ((0, 2), (1, 0), (19, 0)):
+        correct = np.empty(1, np.int64)
+        kernels.softmax_cross_entropy(x, np.full(2, label, np.int32), None, loss, correct)
+        assert correct[0] == wanted
+
+
+# ---- dropout's randomness ---------------------------------------------------------------------
+
+
+def mask_of(n: int, rate: float, seed: int = 1, stream: int = 0, step: int = 0) -> np.ndarray:
+    mask, out = np.empty(n, np.uint8), np.empty(n, np.float32)
+    clock = np.array([0, step, 0])
+    kernels.dropout_forward(np.ones(n, np.float32), rate, seed, stream, clock, mask, out)
+    return mask
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_dropout_drops_its_share(rate, isa):
+    n = 100_000
+    kept = mask_of(n, rate).mean()
+    assert abs(kept - (1 - rate)) < 5 * np.sqrt(rate * (1 - rate) / n)
+
+
+def test_dropout_masks_differ_by_seed_stream_and_step(isa):
+    n = 10_000
+    first = mask_of(n, 0.5)
+    for other in (
+        mask_of(n, 0.5, seed=2),
+        mask_of(n, 0.5, seed=1 + 2**32),
+        mask_of(n, 0.5, stream=1),
+        mask_of(n, 0.5, step=1),
+        mask_of(n, 0.5, step=2**32),
+    ):
+        assert 0.47 < (first == other).mean() < 0.53
+
+
+def test_dropout_keeps_all_or_next_to_nothing():
+    assert mask_of(1000, 0.0).all()
+    assert not mask_of(1000, 1 - 2**-40).any()
