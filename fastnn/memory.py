@@ -166,8 +166,10 @@ class Workspace:
             x, shape = current, (n, *layer.output_shape)
             if self._is_view(layer):
                 pass
+            elif not self._training and (layer.inplace or layer.elementwise):
+                pass
             elif layer.inplace and not needed:
-                needed = self._training
+                needed = True
             else:
                 if self._training or len(pair) < 2:
                     current = self._buffer(shape)

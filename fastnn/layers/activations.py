@@ -119,6 +119,7 @@ class GELU(Layer):
     """
 
     records = True
+    elementwise = True
     reads_output = False
 
     def __init__(self, approximate: bool = False) -> None:

@@ -34,6 +34,8 @@ class Layer(Component):
     inplace : bool
         True: the output may share the input's buffer, and ``dx`` that of ``dout``; then backward
         must not read ``x``.
+    elementwise : bool
+        True: forward may write over its input, as it does outside training.
     reads_output : bool
         True: backward reads ``out``.
     input_shape, output_shape : tuple of int
@@ -64,6 +66,7 @@ class Layer(Component):
     view: ClassVar[bool] = False
     train_only: ClassVar[bool] = False
     inplace: ClassVar[bool] = False
+    elementwise: ClassVar[bool] = False
     reads_output: ClassVar[bool] = True
 
     input_shape: tuple[int, ...]

@@ -1,0 +1,72 @@
+"""Owns what several test files share: backends, small data, and a run with a time limit."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import fastnn as fnn
+from fastnn import backend as backends
+
+
+def _need_compiled():
+    if backends.compiled is None:
+        pytest.skip(f"the extension is not built ({backends.missing})")
+
+
+@pytest.fixture(params=["reference", "compiled"])
+def backend(request):
+    """Run the test once with each backend."""
+    if request.param == "compiled":
+        _need_compiled()
+    with fnn.use_backend(request.param):
+        yield request.param
+
+
+@pytest.fixture
+def compiled():
+    """Run the test with the compiled kernels, or skip it where there are none."""
+    _need_compiled()
+    threads = fnn.get_num_threads()
+    with fnn.use_backend("compiled"):
+        yield backends.compiled
+    fnn.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """The 8x8 digits as (1797, 64) float32 in [0, 1], with their classes."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    return (data.data / 16).astype(np.float32), data.target
+
+
+@pytest.fixture(scope="session")
+def blobs():
+    """Two classes in 6 features: (103, 6) float32, so that most batch sizes leave a rest."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(103, 6)).astype(np.float32)
+    return x, (x[:, 0] + x[:, 1] > 0).astype(np.int64)
+
+
+@pytest.fixture
+def run_python():
+    """Return a function that runs a script in a new interpreter and returns its output."""
+
+    def run(script, timeout=60, **environment):
+        import os
+
+        result = subprocess.run(
+            [sys.executable, "-c", script],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=os.environ | environment,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    return run

@@ -1,0 +1,198 @@
+"""Layers: gradients of whole models against central differences, shapes, and what they may share."""
+
+import numpy as np
+import pytest
+
+import fastnn as fnn
+from fastnn import layers, losses, reference
+from fastnn.layers.activations import ACTIVATIONS
+from fastnn.trainer import Data, Trainer
+
+FEATURES, CLASSES, ROWS = 5, 4, 7
+
+
+class Frozen(fnn.Optimizer):
+    """Leaves the weights as they are, so that a step only computes the gradient."""
+
+    records = True
+
+    def __init__(self):
+        super().__init__(1.0)
+
+    def update(self, k, grad, lr, clock, buffers, theta):
+        pass
+
+
+def loss_and_gradient(model, data, loss):
+    trainer = Trainer(model, data, loss, Frozen(), batch_size=ROWS, seed=3)
+
+    def at(theta):
+        model.theta[:] = theta
+        trainer.clock[:] = 0
+        trainer.step(trainer.workspace)
+        return float(trainer.losses[0]), model.grad.copy()
+
+    return at
+
+
+def gradient_error(model, data, loss, step=1e-6):
+    """Return the largest difference from central differences, relative to the largest gradient."""
+    at = loss_and_gradient(model, data, loss)
+    theta = model.theta.copy()
+    _, gradient = at(theta)
+    numeric = np.zeros_like(theta)
+    for i in range(theta.size):
+        shifted = theta.copy()
+        shifted[i] += step
+        above, _ = at(shifted)
+        shifted[i] -= 2 * step
+        below, _ = at(shifted)
+        numeric[i] = (above - below) / (2 * step)
+    assert abs(gradient).max() > 1e-3
+    return abs(gradient - numeric).max() / abs(gradient).max()
+
+
+MIDDLE = {
+    "Dense": lambda: [fnn.Dense(5)],
+    "no bias": lambda: [fnn.Dense(5, use_bias=False)],
+    "ReLU": lambda: [fnn.ReLU()],
+    "LeakyReLU": lambda: [fnn.LeakyReLU(0.3)],
+    "GELU": lambda: [fnn.GELU()],
+    "GELU approximate": lambda: [fnn.GELU(approximate=True)],
+    "Sigmoid": lambda: [fnn.Sigmoid()],
+    "Tanh": lambda: [fnn.Tanh()],
+    "Softmax": lambda: [fnn.Softmax()],
+    "Linear": lambda: [fnn.Linear()],
+    "Dropout": lambda: [fnn.Dropout(0.4)],
+    "Flatten": lambda: [fnn.Reshape((2, 3)), fnn.Flatten()],
+    "Reshape": lambda: [fnn.Reshape((3, -1)), fnn.Softmax(), fnn.Reshape(6)],
+    "in place after in place": lambda: [
+        fnn.Sigmoid(),
+        fnn.LeakyReLU(),
+        fnn.Tanh(),
+        fnn.Dropout(0.2),
+    ],
+    "in place after softmax": lambda: [fnn.Softmax(), fnn.Linear(), fnn.ReLU(), fnn.GELU()],
+}
+
+rng = np.random.default_rng(5)
+LOSSES = {
+    "integer": (losses.CrossEntropy(), rng.integers(0, CLASSES, ROWS)),
+    "soft": (losses.CrossEntropy(), rng.dirichlet(np.ones(CLASSES), ROWS)),
+    "squares": (losses.MeanSquaredError(), rng.normal(size=(ROWS, CLASSES))),
+}
+
+
+def model_and_data(middle, loss, y, last=()):
+    model = fnn.Sequential(
+        [fnn.Dense(6, bias_initializer=fnn.RandomNormal()), *middle, fnn.Dense(CLASSES), *last],
+        FEATURES,
+        seed=1,
+        dtype="float64",
+    )
+    x = np.random.default_rng(2).normal(size=(ROWS, FEATURES))
+    return model, model._data(x, y, loss, "x", "y")
+
+
+@pytest.mark.parametrize("target", LOSSES)
+@pytest.mark.parametrize("middle", MIDDLE)
+def test_gradient_of_every_layer_and_loss(middle, target):
+    loss, y = LOSSES[target]
+    model, data = model_and_data(MIDDLE[middle](), loss, y)
+    assert gradient_error(model, data, loss) <= 1e-6
+
+
+@pytest.mark.parametrize("target", LOSSES)
+@pytest.mark.parametrize("last", ["Softmax", "Sigmoid", "Linear", "ReLU"])
+def test_gradient_with_a_last_activation(last, target):
+    loss, y = LOSSES[target]
+    model, data = model_and_data([fnn.Tanh()], loss, y, [getattr(fnn, last)()])
+    assert gradient_error(model, data, loss) <= 1e-6
+
+
+def test_every_layer_has_a_gradient_check():
+    checked = {type(layer).__name__ for make in MIDDLE.values() for layer in make()}
+    assert checked == set(layers.__all__) - {"Layer"}
+
+
+@pytest.mark.parametrize("middle", MIDDLE)
+def test_backward_twice_gives_the_same_bits(middle):
+    loss, y = LOSSES["integer"]
+    model, data = model_and_data(MIDDLE[middle](), loss, y)
+    at = loss_and_gradient(model, data, loss)
+    theta = model.theta.copy()
+    first, second = at(theta), at(theta)
+    assert first[0] == second[0]
+    np.testing.assert_array_equal(first[1], second[1])
+
+
+def test_a_last_softmax_is_part_of_cross_entropy():
+    loss, y = LOSSES["integer"]
+    values = []
+    for last in ([], [fnn.Softmax()]):
+        model, data = model_and_data([fnn.Tanh()], loss, y, last)
+        values.append(loss_and_gradient(model, data, loss)(model.theta.copy()))
+    assert values[0][0] == values[1][0]
+    np.testing.assert_array_equal(values[0][1], values[1][1])
+
+
+def test_no_gradient_is_computed_before_the_first_weights():
+    model = fnn.Sequential([fnn.ReLU(), fnn.Dense(3), fnn.Dense(CLASSES)], FEATURES)
+    data = Data(np.ones((ROWS, FEATURES), np.float32), 1.0, np.zeros(ROWS, np.int32), 1.0)
+    ws = Trainer(model, data, fnn.CrossEntropy(), fnn.SGD(0.1), batch_size=ROWS).workspace
+    assert [str(stage.layer) for stage in ws.backward] == ["Dense", "Dense"]
+    assert ws.backward[-1].dx is None
+
+
+def test_dropout_acts_in_training_only(backend):
+    model = fnn.Sequential([fnn.Dropout(0.5)], 1000, seed=0)
+    x = np.ones((2, 1000), np.float32)
+    np.testing.assert_array_equal(model.predict(x), x)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activation_by_name_is_a_layer_of_its_own(name, backend):
+    x = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    sugar = fnn.Sequential([fnn.Dense(5, activation=name), fnn.Dense(2)], seed=0)
+    plain = fnn.Sequential([fnn.Dense(5), ACTIVATIONS[name](), fnn.Dense(2)], seed=0)
+    np.testing.assert_array_equal(sugar.predict(x), plain.predict(x))
+    assert sugar.state_dict().keys() == plain.state_dict().keys() == {"0.w", "0.b", "2.w", "2.b"}
+
+
+@pytest.mark.parametrize("name", ["relu", "leaky_relu", "gelu", "sigmoid", "tanh", "softmax"])
+def test_layers_compute_what_their_kernels_do(name, backend):
+    x = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    wanted = np.empty_like(x)
+    flat = name != "softmax"
+    options = {"leaky_relu": [0.01], "gelu": [False]}.get(name, [])
+    given, out = (x.reshape(-1), wanted.reshape(-1)) if flat else (x, wanted)
+    getattr(reference, f"{name}_forward")(given, *options, out)
+    got = fnn.Sequential([ACTIVATIONS[name]()], 4).predict(x)
+    np.testing.assert_allclose(got, wanted, rtol=2e-6, atol=1e-6)
+
+
+def test_repr_shows_what_differs_from_the_default():
+    assert repr(fnn.Dense(3)) == "Dense(3)"
+    assert repr(fnn.Dense(3, use_bias=False)) == "Dense(3, use_bias=False)"
+    assert repr(fnn.Dense(3, kernel_initializer="he_normal")) == (
+        "Dense(3, kernel_initializer=HeNormal())"
+    )
+    assert repr(fnn.LeakyReLU(0.5)) == "LeakyReLU(slope=0.5)"
+
+
+def test_overriding_a_computation_ends_recording():
+    class Mine(fnn.Dense):
+        def forward(self, k, x, out, saved):
+            out[...] = x @ self.w + self.b
+
+    class Renamed(fnn.Dense):
+        def build(self, input_shape):
+            return super().build(input_shape)
+
+    class Declared(fnn.Dense):
+        records = True
+
+        def forward(self, k, x, out, saved):
+            k.dense_forward(x, self.w, None, out)
+
+    assert (Mine.records, Renamed.records, Declared.records) == (False, True, True)

@@ -1,0 +1,151 @@
+"""Optimizers: steps against formulas, schedules, and state that lives as long as the object."""
+
+import copy
+
+import numpy as np
+import pytest
+
+import fastnn as fnn
+from fastnn import optimizers
+from fastnn.component import choose
+
+MADE = {
+    "sgd": lambda: fnn.SGD(0.05),
+    "momentum": lambda: fnn.SGD(0.05, momentum=0.9),
+    "nesterov": lambda: fnn.SGD(0.05, momentum=0.9, nesterov=True),
+    "rmsprop": lambda: fnn.RMSProp(0.01),
+    "adam": lambda: fnn.Adam(0.01),
+    "adamw": lambda: fnn.AdamW(0.01, weight_decay=0.1),
+}
+
+
+def updated(name, theta, gradients):
+    """Return the weights after one step per gradient, from the published formulas."""
+    v = s = np.zeros_like(theta)
+    for t, g in enumerate(gradients, 1):
+        if name == "sgd":
+            theta = theta - 0.05 * g
+        elif name == "momentum":
+            v = 0.9 * v + g
+            theta = theta - 0.05 * v
+        elif name == "nesterov":
+            v = 0.9 * v + g
+            theta = theta - 0.05 * (g + 0.9 * v)
+        elif name == "rmsprop":
+            s = 0.9 * s + 0.1 * g**2
+            theta = theta - 0.01 * g / (np.sqrt(s) + 1e-7)
+        else:
+            v, s = 0.9 * v + 0.1 * g, 0.999 * s + 0.001 * g**2
+            if name == "adamw":
+                theta = theta * (1 - 0.01 * 0.1)
+            theta = theta - 0.01 * (v / (1 - 0.9**t)) / (np.sqrt(s / (1 - 0.999**t)) + 1e-8)
+    return theta
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_steps_follow_the_formula(name, backend):
+    # y = w x with one sample x = 1 and a squared error: the gradient is 2 (w - y).
+    model = fnn.Sequential([fnn.Dense(1, use_bias=False)], 1, seed=0)
+    model.theta[0] = 1.0
+    made = MADE[name]()
+    weights, gradients = [1.0], []
+    for _ in range(5):
+        gradients.append(2 * (weights[-1] - 0.25))
+        weights.append(float(updated(name, np.array(1.0), np.array(gradients))))
+        model.fit([[1.0]], [[0.25]], loss="mse", optimizer=made, verbose=0)
+        assert model.theta[0] == pytest.approx(weights[-1], rel=2e-6)
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_a_second_fit_with_the_same_object_goes_on(name, blobs, backend):
+    x, y = blobs
+    results = []
+    for parts in ([4], [1, 3], [2, 1, 1]):
+        model = fnn.Sequential([fnn.Dense(8, "relu"), fnn.Dropout(0.2), fnn.Dense(2)], seed=0)
+        made = MADE[name]()
+        for epochs in parts:
+            model.fit(x, y, optimizer=made, epochs=epochs, batch_size=10, verbose=0)
+        results.append(model.theta.copy())
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])
+
+
+def test_one_object_keeps_models_apart(blobs):
+    x, y = blobs
+    shared, results = fnn.Adam(0.01), []
+    models = [fnn.Sequential([fnn.Dense(2)], seed=0) for _ in range(2)]
+    for model in models:
+        model.fit(x, y, optimizer=shared, verbose=0)
+        results.append(model.theta.copy())
+    np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_schedule_gives_each_step_its_rate(name, blobs, backend):
+    x, y = blobs
+    results = []
+    for lr, schedule in ((0.01, None), (0.02, lambda step: 0.5), (0.01, lambda step: 1.0)):
+        model = fnn.Sequential([fnn.Dense(2)], seed=0)
+        made = MADE[name]()
+        made.lr, made.schedule = lr, schedule
+        model.fit(x, y, optimizer=made, epochs=2, batch_size=10, verbose=0)
+        results.append(model.theta.copy())
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])
+
+
+def test_schedule_is_asked_for_every_step_once(blobs, backend):
+    x, y = blobs
+    asked = []
+
+    def schedule(step):
+        asked.append(step)
+        return 0.0 if step >= 11 else 1.0
+
+    model = fnn.Sequential([fnn.Dense(2)], seed=0)
+    made = fnn.SGD(0.1, schedule=schedule)
+    model.fit(x, y, optimizer=made, batch_size=10, verbose=0)
+    after_one = model.theta.copy()
+    model.fit(x, y, optimizer=made, epochs=2, batch_size=10, verbose=0)
+    assert asked == list(range(33))
+    np.testing.assert_array_equal(model.theta, after_one)
+
+
+def test_a_new_rate_holds_from_the_next_epoch_on(blobs):
+    x, y = blobs
+    made, seen = fnn.SGD(0.1), []
+
+    def callback(model, history):
+        seen.append(model.theta.copy())
+        made.lr = 1e-30
+
+    model = fnn.Sequential([fnn.Dense(2)], seed=0)
+    model.fit(x, y, optimizer=made, epochs=3, callbacks=[callback], verbose=0)
+    np.testing.assert_array_equal(seen[0], seen[1])
+
+
+def test_names_stand_for_default_options():
+    for name, made in optimizers.OPTIMIZERS.items():
+        assert repr(choose("o", name, fnn.Optimizer, optimizers.OPTIMIZERS)) == (repr(made()))
+
+
+def test_a_user_optimizer_with_state(blobs, compiled):
+    class Sign(fnn.Optimizer):
+        slots = ("last",)
+
+        def update(self, k, grad, lr, clock, buffers, theta):
+            buffers["last"][...] = np.sign(grad)
+            theta -= lr[min(clock[2], len(lr) - 1)] * buffers["last"]
+
+    x, y = blobs
+    model = fnn.Sequential([fnn.Dense(2)], seed=0)
+    with pytest.warns(UserWarning, match="Sign computes outside the kernels"):
+        history = model.fit(x, y, optimizer=Sign(0.01), epochs=10, verbose=0)
+    assert history["loss"][-1] < history["loss"][0]
+
+
+def test_options_can_be_read_back():
+    made = fnn.SGD(0.1, momentum=0.5)
+    assert made.config() == {"lr": 0.1, "momentum": 0.5, "nesterov": False, "schedule": None}
+    assert type(made)(**made.config()).config() == made.config()
+    assert copy.copy(made).lr == 0.1
