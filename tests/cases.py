@@ -122,7 +122,7 @@ def normal(rng: Rng, *shape: int, scale: float = 1.0) -> np.ndarray:
 
 
 def empty(*shape: int) -> np.ndarray:
-    return np.empty(shape, np.float32)
+    return np.zeros(shape, np.float32)
 
 
 def clock_at(rows: int = 0, step: int = 0, batch: int = 0) -> np.ndarray:
