@@ -17,7 +17,7 @@ class History(Mapping[str, list[float]]):
 
     Keys are ``loss``, then ``accuracy`` if the loss counts it, and ``val_loss``, ``val_accuracy``
     with validation data. Loss and accuracy are means over the epoch's samples, measured in
-    training.
+    training. A run that is interrupted while it validates has one ``val_loss`` less.
 
     Attributes
     ----------
@@ -29,7 +29,7 @@ class History(Mapping[str, list[float]]):
     Examples
     --------
     >>> history = History()
-    >>> history.add({"loss": 0.5}, samples=100, seconds=0.1)
+    >>> history.add_epoch({"loss": 0.5}, samples=100, seconds=0.1)
     >>> history["loss"], history.epochs
     ([0.5], 1)
     """
@@ -46,13 +46,17 @@ class History(Mapping[str, list[float]]):
         """Loss of every whole step, in order: (steps,) float."""
         return np.concatenate(self._batches) if self._batches else np.empty(0, np.float32)
 
-    def add(self, figures: Mapping[str, float], samples: int, seconds: float) -> None:
-        """Append a whole epoch."""
-        for name, value in figures.items():
-            self._figures.setdefault(name, []).append(value)
+    def add_epoch(self, figures: Mapping[str, float], samples: int, seconds: float) -> None:
+        """Append the figures of a whole epoch."""
+        self.add(figures)
         self.seconds.append(seconds)
         self.samples_per_second.append(samples / seconds)
         self.epochs += 1
+
+    def add(self, figures: Mapping[str, float]) -> None:
+        """Append further figures of an epoch, such as those on validation data."""
+        for name, value in figures.items():
+            self._figures.setdefault(name, []).append(value)
 
     def add_batches(self, losses: Array) -> None:
         """Append a copy of the losses of whole steps, also of an epoch that is not whole."""

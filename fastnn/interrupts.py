@@ -1,4 +1,4 @@
-"""Owns the delay of Ctrl-C while a step runs in Python, so that it ends as a whole.
+"""Owns the delay of Ctrl-C where it must not come between: inside a step, and in the books.
 
 Leaves recorded steps to the plan, which takes Ctrl-C between steps by itself.
 """
@@ -7,37 +7,52 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
-__all__ = ["DelayedInterrupt"]
+__all__ = ["Interrupts"]
 
 
-class DelayedInterrupt:
-    """A block in which Ctrl-C waits for ``deliver``, or for a second Ctrl-C.
+class Interrupts:
+    """A block in which Ctrl-C waits while ``hold`` is True, but not if it is pressed again.
 
-    Does nothing outside the main thread, where no signal arrives, and where SIGINT is handled by
-    no Python function.
+    It begins held; ``release`` lets go. Does nothing outside the main thread, where no signal
+    arrives, and where no Python function handles SIGINT.
+
+    Examples
+    --------
+    >>> with Interrupts() as interrupts:
+    ...     signal.raise_signal(signal.SIGINT)
+    ...     print("after")
+    Traceback (most recent call last):
+    ...
+    KeyboardInterrupt
     """
 
-    def __enter__(self) -> "DelayedInterrupt":
-        self._pending: tuple[int, FrameType | None] | None = None
+    hold = True
+    _pending: tuple[int, FrameType | None] | None = None
+    _active = False
+
+    def __enter__(self) -> "Interrupts":
         self._handler = signal.getsignal(signal.SIGINT)
-        self._active = callable(self._handler) and (
-            threading.current_thread() is threading.main_thread()
-        )
-        if self._active:
+        main = threading.current_thread() is threading.main_thread()
+        if main and callable(self._handler):
+            self._active = True
             signal.signal(signal.SIGINT, self._receive)
         return self
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        again = self._pending is not None
-        self._pending = number, frame
-        if again:
-            self.deliver()
+        again, self._pending = self._pending, (number, frame)
+        if again or not self.hold:
+            self._deliver()
 
-    def deliver(self) -> None:
-        """Call the handler of before, if Ctrl-C was pressed."""
+    def _deliver(self) -> None:
         pending, self._pending = self._pending, None
         if pending is not None and callable(self._handler):
             self._handler(*pending)
+
+    def release(self) -> None:
+        """Stop holding, and call the handler of before if Ctrl-C was pressed meanwhile."""
+        self.hold = False
+        if self._pending is not None:
+            self._deliver()
 
     def __exit__(
         self,
@@ -45,6 +60,7 @@ class DelayedInterrupt:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.hold = True
         if self._active:
             signal.signal(signal.SIGINT, self._handler)
-            self.deliver()
+            self._deliver()

@@ -7,7 +7,6 @@ computes to ``layers``.
 import math
 import os
 import threading
-import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -109,7 +108,6 @@ class Sequential:
 
     def _reset(self) -> None:
         """Make what neither a copy nor a file of the model takes over."""
-        self._fitting = threading.Lock()
         self._predictors: defaultdict[int, list[Predictor]] = defaultdict(list)
         self._whole: list[Predictor] = self._predictors[len(self.layers)]
         self._warned = False
@@ -312,10 +310,10 @@ class Sequential:
         seed = self.seed if seed is None else _seed(seed)
         if batch_size is not None:
             check_integer("batch_size", batch_size, 1)
-        if not self._fitting.acquire(blocking=False):
-            raise RuntimeError("fit: another thread is fitting this model; wait for it to end")
+        self._claim()
         try:
             data = self._data(x, y, chosen, "x", "y")
+            self.history = history = History()
             measure = None
             if validation_data is not None:
                 measure = Trainer(
@@ -338,11 +336,18 @@ class Sequential:
                 fuse=bool(fuse),
             )
             self._loss, self.plan = chosen, trainer.plan
-            self.history = History()
-            self._run(trainer, measure, self.history, epochs, verbose, hooks)
+            self._run(trainer, measure, history, epochs, verbose, hooks)
         finally:
-            self._fitting.release()
-        return self.history
+            self.__dict__.pop("_fitter", None)
+        return history
+
+    def _claim(self) -> None:
+        """Refuse a second fit at the same time; no lock, which Ctrl-C or fork could leave taken."""
+        me = threading.current_thread().ident
+        owner = self.__dict__.setdefault("_fitter", me)
+        if owner != me and owner in {thread.ident for thread in threading.enumerate()}:
+            raise RuntimeError("fit: another thread is fitting this model; wait for it to end")
+        self._fitter = me
 
     def _run(
         self,
@@ -357,25 +362,25 @@ class Sequential:
         assert state is not None
         progress = Progress(verbose, epochs, trainer.samples)
         try:
-            for epoch in range(epochs):
-                progress.start(epoch)
-                start = time.perf_counter()
-                try:
-                    trainer.run_epoch(state.epoch, progress.update)
-                finally:
-                    history.add_batches(trainer.losses[: trainer.clock[2]])
-                    state.step = int(trainer.clock[1])
-                seconds = time.perf_counter() - start
-                state.epoch += 1
-                figures = trainer.figures()
-                if measure is not None:
-                    measure.run_epoch()
-                    figures |= {f"val_{name}": v for name, v in measure.figures().items()}
-                history.add(figures, trainer.samples, seconds)
-                progress.finish(figures, seconds)
-                # All are called, so that one that ends the run does not hide it from the others.
-                if any([hook(self, history) is True for hook in hooks]):
-                    break
+            with trainer.interrupts:
+                trainer.interrupts.release()
+                for epoch in range(epochs):
+                    progress.start(epoch)
+                    try:
+                        trainer.run_epoch(state.epoch, progress.update)
+                    finally:
+                        # Once begun, the books are brought to their end, to agree with the weights.
+                        trainer.interrupts.hold = True
+                        trainer.close_epoch(history)
+                        trainer.interrupts.release()
+                    if measure is not None:
+                        measure.run_epoch()
+                        figures = measure.figures().items()
+                        history.add({f"val_{name}": value for name, value in figures})
+                    progress.finish(history)
+                    # All are called, so that one that ends the run does not hide it from others.
+                    if any([hook(self, history) is True for hook in hooks]):
+                        break
         except DivergenceError as error:
             where = f"epoch {history.epochs + 1}, batch {error.batch}"
             raise DivergenceError(

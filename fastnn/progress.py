@@ -4,8 +4,9 @@ Leaves the figures to the history.
 """
 
 import sys
-from collections.abc import Mapping
 from typing import Any
+
+from fastnn.history import History
 
 __all__ = ["Progress"]
 
@@ -17,7 +18,9 @@ class Progress:
     --------
     >>> progress = Progress(2, epochs=3, samples=1000)
     >>> progress.start(0)
-    >>> progress.finish({"loss": 0.25, "accuracy": 0.9}, seconds=0.5)
+    >>> history = History()
+    >>> history.add_epoch({"loss": 0.25, "accuracy": 0.9}, samples=1000, seconds=0.5)
+    >>> progress.finish(history)
     epoch 1/3  loss 0.2500  accuracy 0.9000  0.50 s  2,000 samples/s
     """
 
@@ -44,13 +47,13 @@ class Progress:
         if self._bar is not None:
             self._bar.update(samples)
 
-    def finish(self, figures: Mapping[str, float], seconds: float) -> None:
-        """End an epoch with its figures."""
+    def finish(self, history: History) -> None:
+        """End an epoch with its figures, the history's last."""
         self.close()
         if self._verbose:
-            shown = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
-            rate = f"{self._samples / seconds:,.0f} samples/s"
-            print(f"{self._title}  {shown}  {seconds:.2f} s  {rate}", flush=True)
+            shown = "  ".join(f"{name} {values[-1]:.4f}" for name, values in history.items())
+            rate = f"{history.samples_per_second[-1]:,.0f} samples/s"
+            print(f"{self._title}  {shown}  {history.seconds[-1]:.2f} s  {rate}", flush=True)
 
     def close(self) -> None:
         """Take the bar away."""

@@ -5,6 +5,7 @@ all arithmetic to layers, losses, optimizers and their kernels.
 """
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,7 +15,8 @@ import numpy as np
 from fastnn import backend
 from fastnn.checks import Array, DivergenceError
 from fastnn.component import Component
-from fastnn.interrupts import DelayedInterrupt
+from fastnn.history import History
+from fastnn.interrupts import Interrupts
 from fastnn.layers import Softmax
 from fastnn.losses import Loss
 from fastnn.memory import Workspace
@@ -86,6 +88,8 @@ class Trainer:
         What each batch of this epoch gave.
     plan : fastnn.kernels.Plan or None
         Of a full batch.
+    interrupts : Interrupts
+        To be entered around a run, so that Ctrl-C does not come inside an eager step.
     """
 
     def __init__(
@@ -114,6 +118,8 @@ class Trainer:
         self.corrects = np.zeros(self.batches, np.int64) if loss.counts_correct else None
         self._loss = np.zeros(1, model.dtype)
         self._correct = np.zeros(1, np.int64)
+        self._start = 0.0
+        self.interrupts = Interrupts()
         self._rows = np.arange(self.samples) if shuffle else None
         self.state = None if optimizer is None else optimizer.state(model)
         if self.state is not None:
@@ -190,6 +196,7 @@ class Trainer:
         KeyboardInterrupt
             The weights are those after the last whole step.
         """
+        self._start = time.perf_counter()
         self.clock[0] = self.clock[2] = 0
         if self._rows is not None:
             self._rows[:] = np.arange(self.samples)
@@ -211,11 +218,23 @@ class Trainer:
             report(done * ws.n)
 
     def _run_eagerly(self, ws: Workspace, steps: int, report: Callable[[int], None]) -> None:
-        with DelayedInterrupt() as interrupt, np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             for _ in range(steps):
+                self.interrupts.hold = True
                 self.step(ws)
+                self.interrupts.release()
                 report(ws.n)
-                interrupt.deliver()
+
+    def close_epoch(self, history: History) -> None:
+        """Write the steps since ``run_epoch`` into the books: of a whole epoch, or of a part."""
+        if self.state is not None:
+            self.state.step = int(self.clock[1])
+        history.add_batches(self.losses[: self.clock[2]])
+        if self.clock[0] == self.samples:
+            if self.state is not None:
+                self.state.epoch += 1
+            history.add_epoch(self.figures(), self.samples, time.perf_counter() - self._start)
+        self.clock[0] = self.clock[2] = 0
 
     def figures(self) -> dict[str, float]:
         """Return the means over the samples of the batches of this epoch."""

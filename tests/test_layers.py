@@ -1,4 +1,4 @@
-"""Layers: gradients of whole models against central differences, shapes, and what they may share."""
+"""Layers: gradients of whole models against central differences, shapes, shared buffers."""
 
 import numpy as np
 import pytest

@@ -1,0 +1,370 @@
+"""Training: plans against eager steps and the reference, bits, batches, interruption, divergence."""
+
+import copy
+import multiprocessing
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import fastnn as fnn
+from fastnn.checks import PIXEL_SCALE
+from fastnn.trainer import Data, Trainer
+
+NETS = {
+    "relu": lambda: [fnn.Dense(17, "relu"), fnn.Dense(9, "relu"), fnn.Dense(3)],
+    "gelu and dropout": lambda: [
+        fnn.Dense(16, "gelu"),
+        fnn.Dropout(0.3),
+        fnn.Dense(9, "tanh"),
+        fnn.Dropout(0.1),
+        fnn.Dense(3),
+    ],
+    "views and softmax": lambda: [
+        fnn.Reshape((2, -1)),
+        fnn.Flatten(),
+        fnn.Dense(8, "sigmoid"),
+        fnn.Dense(3, "softmax"),
+        fnn.Linear(),
+    ],
+    "leaky, softmax inside": lambda: [
+        fnn.Dense(8, fnn.LeakyReLU(0.1)),
+        fnn.Softmax(),
+        fnn.Dense(3, use_bias=False),
+        fnn.Softmax(),
+    ],
+}
+OPTIMIZERS = {
+    "sgd": lambda: fnn.SGD(0.1),
+    "nesterov": lambda: fnn.SGD(0.05, momentum=0.9, nesterov=True),
+    "rmsprop": lambda: fnn.RMSProp(0.003),
+    "adamw": lambda: fnn.AdamW(0.003, schedule=lambda step: 1 / (1 + step)),
+}
+
+
+@pytest.fixture(scope="module")
+def three():
+    """Three classes in 10 features: (107, 10) float32."""
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(107, 10)).astype(np.float32)
+    return x, (x @ rng.normal(size=(10, 3))).argmax(axis=1)
+
+
+def trained(x, y, net="relu", optimizer="sgd", **options):
+    model = fnn.Sequential(NETS[net](), seed=4)
+    given = {"epochs": 3, "batch_size": 16, "verbose": 0} | options
+    model.fit(x, y, optimizer=OPTIMIZERS[optimizer](), **given)
+    return model
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("net", NETS)
+def test_plan_against_eager_steps_and_reference(net, optimizer, three, compiled):
+    eager = trained(*three, net, optimizer, eager=True)
+    unfused = trained(*three, net, optimizer, fuse=False)
+    fused = trained(*three, net, optimizer)
+    with fnn.use_backend("reference"):
+        reference = trained(*three, net, optimizer)
+    assert eager.plan is None and unfused.plan is not None
+    np.testing.assert_array_equal(unfused.theta, eager.theta)
+    np.testing.assert_array_equal(unfused.history.batch_losses, eager.history.batch_losses)
+    np.testing.assert_allclose(fused.theta, eager.theta, rtol=1e-4, atol=2e-5)
+    np.testing.assert_allclose(eager.theta, reference.theta, rtol=1e-3, atol=2e-4)
+    np.testing.assert_allclose(
+        fused.history.batch_losses, reference.history.batch_losses, rtol=1e-3, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_bits_do_not_depend_on_threads(net, digits, compiled):
+    x, y = digits[0][:300], digits[1][:300] % 3
+    results = []
+    for threads in (1, 2, 4, 8, 2):
+        fnn.set_num_threads(threads)
+        model = fnn.Sequential([fnn.Dense(300, "relu"), *NETS[net]()], seed=4)
+        model.fit(x, y, optimizer="adam", epochs=1, batch_size=128, verbose=0)
+        results.append((model.theta.copy(), model.predict(x)))
+    for theta, outputs in results[1:]:
+        np.testing.assert_array_equal(theta, results[0][0])
+        np.testing.assert_array_equal(outputs, results[0][1])
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 16, 53, 106, 107, 108, 5000, None])
+def test_batches_are_whole_epochs(batch_size, three, backend):
+    model = trained(*three, batch_size=batch_size, epochs=2)
+    steps = -(-107 // (batch_size or 107))
+    assert len(model.history.batch_losses) == 2 * steps
+    assert model.history.epochs == len(model.history["loss"]) == 2
+    assert np.isfinite(model.theta).all()
+
+
+@pytest.mark.parametrize("batch_size", [10, 107])
+def test_without_shuffling_steps_follow_the_rows(batch_size, three, backend):
+    x, y = three
+    model = fnn.Sequential([fnn.Dense(3)], 10, seed=0)
+    w, b = (value.astype(float) for value in model.state_dict().values())
+    losses = []
+    for start in range(0, 107, batch_size):
+        rows, labels = x[start : start + batch_size], y[start : start + batch_size]
+        e = np.exp(rows @ w + b)
+        p = e / e.sum(axis=1, keepdims=True)
+        losses.append(-np.log(p[np.arange(len(rows)), labels]).mean())
+        d = (p - np.eye(3)[labels]) / len(rows)
+        w, b = w - 0.1 * rows.T @ d, b - 0.1 * d.sum(axis=0)
+    history = model.fit(
+        x, y, optimizer=fnn.SGD(0.1), batch_size=batch_size, shuffle=False, verbose=0
+    )
+    np.testing.assert_allclose(history.batch_losses, losses, rtol=1e-5)
+    np.testing.assert_allclose(model.state_dict()["0.w"], w, rtol=1e-4, atol=1e-6)
+    weights = [min(batch_size, 107 - start) for start in range(0, 107, batch_size)]
+    assert history["loss"][0] == pytest.approx(np.average(losses, weights=weights), rel=1e-5)
+
+
+def test_every_row_is_used_once_an_epoch(compiled, three):
+    x, y = three
+    model = fnn.Sequential([fnn.Dense(3)], 10, seed=0)
+    data = Data(x, 1.0, y.astype(np.int32), 1.0)
+    trainer = Trainer(model, data, fnn.CrossEntropy(), fnn.SGD(0.1), batch_size=10, shuffle=True)
+    orders = []
+    for epoch in (0, 1, 0):
+        trainer.run_epoch(epoch)
+        orders.append(trainer._rows.copy())
+        assert sorted(orders[-1]) == list(range(107))
+        assert trainer.clock[0] == 107 and trainer.clock[2] == 11
+    assert (orders[0] != orders[1]).any()
+    np.testing.assert_array_equal(orders[0], orders[2])
+
+
+def test_seed_decides_order_and_dropout(three, backend):
+    runs = [trained(*three, "gelu and dropout", seed=seed).theta for seed in (4, None, 4, 5)]
+    np.testing.assert_array_equal(runs[0], runs[1])  # the model's own seed is 4
+    np.testing.assert_array_equal(runs[0], runs[2])
+    assert (runs[0] != runs[3]).any()
+    assert (runs[0] != trained(*three, "gelu and dropout", shuffle=False).theta).any()
+
+
+def test_pixels_are_scaled_on_the_fly(backend):
+    rng = np.random.default_rng(0)
+    pixels, y = rng.integers(0, 256, (100, 4, 3), np.uint8), rng.integers(0, 3, 100)
+    models = []
+    for x in (pixels, pixels * np.float32(PIXEL_SCALE)):
+        model = fnn.Sequential([fnn.Flatten(), fnn.Dense(3)], seed=0)
+        model.fit(x, y, epochs=2, validation_data=(x, y), verbose=0)
+        models.append((model.theta, model.predict(x), model.evaluate(x, y), model.features(x, 0)))
+    for a, b in zip(*models, strict=True):
+        np.testing.assert_equal(a, b)
+
+
+def test_large_data_are_not_copied(three):
+    x, y = three
+    model = fnn.Sequential([fnn.Dense(3)], 10, seed=0)
+    for data in (x, np.zeros((107, 10), np.uint8)):
+        rows = model._data(data, y, fnn.CrossEntropy(), "x", "y").x
+        assert np.shares_memory(rows, data)
+
+
+def test_digits_are_learned(digits, backend):
+    x, y = digits
+    model = fnn.Sequential([fnn.Dense(64, "relu"), fnn.Dense(10)], seed=0)
+    history = model.fit(
+        x[:1400],
+        y[:1400],
+        optimizer=fnn.SGD(0.1, momentum=0.9),
+        epochs=15,
+        validation_data=(x[1400:], y[1400:]),
+        verbose=0,
+    )
+    assert history["accuracy"][-1] > 0.99
+    assert history["val_accuracy"][-1] > 0.9
+    assert model.evaluate(x[1400:], y[1400:]) == {
+        "loss": history["val_loss"][-1],
+        "accuracy": history["val_accuracy"][-1],
+    }
+    assert np.mean(model.predict_classes(x[1400:]) == y[1400:]) == history["val_accuracy"][-1]
+
+
+# ---- interruption --------------------------------------------------------------------------------
+
+
+def assert_is_last_whole_step(model, x, y, steps, **options):
+    """Train a twin for just as many steps and compare."""
+    twin = fnn.Sequential([fnn.Dense(32, "tanh"), fnn.Dense(3)], 10, seed=4)
+    data = twin._data(x, y, fnn.CrossEntropy(), "x", "y")
+    trainer = Trainer(
+        twin, data, fnn.CrossEntropy(), fnn.Adam(1e-3), shuffle=True, seed=4, **options
+    )
+    epoch = 0
+    while steps >= trainer.batches:
+        trainer.run_epoch(epoch)
+        steps, epoch = steps - trainer.batches, epoch + 1
+    if steps:
+        trainer.parts = [(trainer.workspace, steps)]
+        trainer.plans = trainer.plans[:1]
+        trainer.run_epoch(epoch)
+    np.testing.assert_array_equal(model.theta, twin.theta)
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_interrupted_training_keeps_whole_steps(eager, backend):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(20_000, 10)).astype(np.float32)
+    y = rng.integers(0, 3, 20_000)
+    options = {"batch_size": 16, "eager": eager}
+    for delay in np.random.default_rng(3).uniform(0.05, 0.15, 5):
+        model = fnn.Sequential([fnn.Dense(32, "tanh"), fnn.Dense(3)], 10, seed=4)
+        optimizer = fnn.Adam(1e-3)
+        model.predict(x[:1])  # a first call takes longer
+        sent = []
+
+        def interrupt(number, frame, sent=sent):
+            sent.append(time.perf_counter())
+            signal.raise_signal(signal.SIGINT)
+
+        previous = signal.signal(signal.SIGALRM, interrupt)
+        signal.setitimer(signal.ITIMER_REAL, delay)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                model.fit(x, y, optimizer=optimizer, epochs=10**6, verbose=0, **options)
+            late = time.perf_counter() - sent[0]
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, previous)
+        assert late < 0.5
+        assert model.history is not None, "interrupted before the training"
+        steps = len(model.history.batch_losses)
+        assert steps == optimizer.state(model).step
+        assert model.history.epochs == steps // 1250
+        assert_is_last_whole_step(model, x, y, steps, **options)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        model.fit(x[:100], y[:100], verbose=0)
+        model.predict(x[:5])
+
+
+def test_an_exception_in_a_callback_keeps_the_history(three, backend):
+    def fail(model, history):
+        if history.epochs == 2:
+            raise OSError("disk full")
+
+    model = fnn.Sequential([fnn.Dense(3)], seed=0)
+    with pytest.raises(OSError, match="disk full"):
+        model.fit(*three, epochs=5, callbacks=[fail], verbose=0)
+    assert model.history.epochs == 2
+    model.fit(*three, verbose=0)
+
+
+# ---- divergence ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_divergence_names_epoch_batch_and_layer(eager, backend):
+    x = np.ones((40, 4), np.float32)
+    x[25] = 3e38
+    model = fnn.Sequential([fnn.Dense(5), fnn.ReLU(), fnn.Dense(1)], 4, seed=0)
+    model.theta[:] = 1.0
+    before = model.theta.copy()
+    optimizer = fnn.SGD(1e-30)
+    with pytest.raises(fnn.DivergenceError, match=r"epoch 1, batch 3: .*layer 0 \(Dense\)") as e:
+        model.fit(
+            x,
+            np.ones(40),
+            loss="mse",
+            optimizer=optimizer,
+            batch_size=10,
+            shuffle=False,
+            verbose=0,
+            eager=eager,
+        )
+    assert (e.value.epoch, e.value.batch, e.value.layer) == (1, 3, 0)
+    assert model.history.epochs == 0 and len(model.history.batch_losses) == 2
+    assert optimizer.state(model).step == 2
+    np.testing.assert_array_equal(model.theta, before)
+
+
+def test_divergence_of_weights_and_of_the_loss_alone(backend):
+    x, y = np.ones((40, 4), np.float32), np.full(40, 1e30)
+    model = fnn.Sequential([fnn.Dense(5), fnn.Dense(1)], 4, seed=0)
+    with pytest.raises(fnn.DivergenceError, match="the loss of them is not") as e:
+        model.fit(x, y, loss="mse", verbose=0)
+    assert e.value.layer is None
+    model.layers[1].w[0] = np.inf
+    with pytest.raises(fnn.DivergenceError, match=r"layer 1 \(Dense\).*weights") as e:
+        model.evaluate(x, np.ones(40), "mse")
+    assert (e.value.epoch, e.value.batch, e.value.layer) == (None, 1, 1)
+
+
+def test_a_huge_rate_diverges_with_a_message(three, backend):
+    with pytest.raises(fnn.DivergenceError, match="a smaller learning rate may help"):
+        fnn.Sequential(NETS["relu"](), seed=0).fit(
+            *three, optimizer=fnn.SGD(1e20), epochs=20, batch_size=8, verbose=0
+        )
+
+
+# ---- threads and processes -----------------------------------------------------------------------
+
+
+def test_a_second_fit_at_the_same_time_is_refused(three, backend):
+    model = fnn.Sequential([fnn.Dense(3)], seed=0)
+    started, refused = threading.Event(), threading.Event()
+
+    def wait(model, history):
+        started.set()
+        assert refused.wait(20)
+
+    thread = threading.Thread(
+        target=model.fit, args=three, kwargs={"callbacks": [wait], "verbose": 0}
+    )
+    thread.start()
+    assert started.wait(20)
+    with pytest.raises(RuntimeError, match="another thread is fitting this model"):
+        model.fit(*three, verbose=0)
+    refused.set()
+    thread.join(20)
+    model.fit(*three, verbose=0)
+
+
+def test_two_models_train_at_the_same_time(three, backend):
+    alone = trained(*three, epochs=20).theta
+    models = []
+    threads = [
+        threading.Thread(target=lambda: models.append(trained(*three, epochs=20).theta))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(models) == 4
+    for theta in models:
+        np.testing.assert_array_equal(theta, alone)
+
+
+def _train_in_child(x, y, model, queue):
+    outputs = model.predict(x)
+    model.fit(x, y, optimizer="adam", epochs=2, batch_size=64, verbose=0)
+    queue.put((outputs, model.theta.copy()))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_forked_children_train_and_predict(digits, compiled):
+    x, y = digits
+    model = fnn.Sequential([fnn.Dense(128, "relu"), fnn.Dense(10)], seed=0)
+    model.fit(x, y, optimizer="adam", epochs=1, batch_size=64, verbose=0)
+    context = multiprocessing.get_context("fork")
+    for _ in range(3):
+        twin = copy.deepcopy(model)
+        queue = context.Queue()
+        child = context.Process(target=_train_in_child, args=(x, y, model, queue))
+        child.start()
+        try:
+            outputs, theta = queue.get(timeout=30)
+            child.join(30)
+            assert child.exitcode == 0
+        finally:
+            child.kill()
+        np.testing.assert_array_equal(outputs, model.predict(x))
+        twin.fit(x, y, optimizer="adam", epochs=2, batch_size=64, verbose=0)
+        np.testing.assert_array_equal(theta, twin.theta)
