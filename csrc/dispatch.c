@@ -25,6 +25,9 @@ const fnn_isa *fnn_current_isa = &isas[ISAS - 1];
 static bool cpu_has(const char *name) {
 #ifdef FNN_X86
     __builtin_cpu_init();
+#ifdef FNN_EMULATE_AVX512
+    if (!strcmp(name, "avx512")) name = "avx2";
+#endif
     if (!strcmp(name, "avx512"))
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");

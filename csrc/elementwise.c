@@ -21,17 +21,14 @@ INLINE vf gelu(vf x, vf slope) {
     return v_fma(half, v_erf(v_set1(0x1.6a09e6p-1f) * x), half);
 }
 
-/* tanh's argument in the approximate form: sqrt(2 / pi) (x + 0.044715 x**3) */
-#define GELU_C 0x1.988454p-1f
-INLINE vf gelu_inner(vf x) {
-    return v_set1(GELU_C) * v_fma(v_set1(0.044715f) * x, x * x, x);
-}
-
-/* x (1 + tanh(inner)) / 2 */
+/* the approximate form, x (1 + tanh(u)) / 2 with u = sqrt(2 / pi) (x + 0.044715 x**3), is
+ * x / (1 + exp(-2 u)) */
+#define GELU_A 0x1.988454p0f /* of 2 u = A x + B x**3 */
+#define GELU_B 0x1.2444f2p-4f
 INLINE vf gelu_tanh(vf x, vf slope) {
     (void)slope;
-    vf half = v_set1(0.5f) * x;
-    return v_fma(half, v_tanh(gelu_inner(x)), half);
+    vf rate = v_fma(v_set1(-GELU_B), x * x, v_set1(-GELU_A));
+    return x / (v_set1(1.0f) + v_exp(rate * x));
 }
 
 /* out = maximum(x, 0): dx = dout where out > 0 */
@@ -63,16 +60,15 @@ INLINE vf gelu_grad(vf dout, vf x, vf slope) {
     return dout * (v_set1(0.5f) + v_gelu_slope(x));
 }
 
-/* out = x (1 + tanh(u)) / 2: dx = dout (1 + t + x (1 - t**2) u') / 2 with t = tanh(u) */
+/* out = x s with s = 1 / (1 + exp(-2 u)): dx = dout (s + x s (1 - s) (2 u)') */
 INLINE vf gelu_tanh_grad(vf dout, vf x, vf slope) {
     (void)slope;
     const vf one = v_set1(1.0f);
-    vf t = v_tanh(gelu_inner(x));
-    vf inner_slope = v_fma(v_set1(3 * 0.044715f * GELU_C), x * x, v_set1(GELU_C));
-    vf rise = v_fma(-t, t, one);
-    /* beyond tanh's reach x**2 may overflow: 0 * inf */
-    rise = (vf)((vi)(rise * x * inner_slope) & (rise != v_set1(0.0f)));
-    return v_set1(0.5f) * dout * (one + t + rise);
+    x = v_min(v_set1(16.0f), v_max(v_set1(-16.0f), x)); /* flat beyond, and x**2 cannot overflow */
+    vf square = x * x;
+    vf s = one / (one + v_exp(v_fma(v_set1(-GELU_B), square, v_set1(-GELU_A)) * x));
+    vf rise = v_fma(v_set1(3 * GELU_B), square, v_set1(GELU_A)) * x;
+    return dout * s * v_fma(one - s, rise, one);
 }
 
 typedef vf map_fn(vf x, vf slope);
@@ -160,55 +156,71 @@ INLINE vq vq_set1(uint64_t x) { return x - (vq){0}; }
 
 /* the low halves of the lanes, multiplied to 64 bits */
 INLINE vq vq_mul32(vq a, vq b) {
-#if VL == 16
+#ifdef AVX512
     return (vq)_mm512_mul_epu32((__m512i)a, (__m512i)b);
 #elif VL == 8
     return (vq)_mm256_mul_epu32((__m256i)a, (__m256i)b);
-#elif defined(__SSE2__)
+#elif VL == 4 && defined(__SSE2__)
     return (vq)_mm_mul_epu32((__m128i)a, (__m128i)b);
 #else
     return (a & 0xffffffff) * (b & 0xffffffff);
 #endif
 }
 
+/* What all elements of a step share. */
+typedef struct {
+    vq key[10][2]; /* of every round */
+    vq counter[4]; /* but for the block's number in word 0 */
+    vu threshold;
+} mask_rule;
+
 /* Philox4x32-10 on BLOCKS counters c; only the low halves of the lanes mean anything. */
-INLINE void philox(vq c[4], uint32_t key0, uint32_t key1) {
+INLINE void philox(const mask_rule *rule, vq c[4]) {
     const vq m0 = vq_set1(0xD2511F53), m1 = vq_set1(0xCD9E8D57);
     for (int round = 0; round < 10; round++) {
         vq p0 = vq_mul32(c[0], m0), p1 = vq_mul32(c[2], m1);
-        c[0] = (p1 >> 32) ^ c[1] ^ vq_set1(key0);
+        c[0] = (p1 >> 32) ^ c[1] ^ rule->key[round][0];
         c[1] = p1;
-        c[2] = (p0 >> 32) ^ c[3] ^ vq_set1(key1);
+        c[2] = (p0 >> 32) ^ c[3] ^ rule->key[round][1];
         c[3] = p0;
-        key0 += 0x9E3779B9;
-        key1 += 0xBB67AE85;
     }
 }
 
-typedef struct {
-    uint32_t key0, key1, step_lo, step_hi, stream, threshold;
-} mask_rule;
-
 /* mask[e] = word e % 4 of block first + e / 4 >= threshold, for the 4 * VL elements from block first */
-INLINE void make_mask(const mask_rule *rule, uint32_t first, uint8_t *mask) {
-    vq lane;
-    for (int i = 0; i < BLOCKS; i++) lane[i] = 2 * (uint64_t)i;
+INLINE void make_mask(const mask_rule *rule, int64_t first, uint8_t *mask) {
+    const vq low = vq_set1(0xffffffff);
     vq even[4], odd[4];
-    even[0] = (lane + vq_set1(first)) & vq_set1(0xffffffff);
+    memcpy(even, rule->counter, sizeof even);
+    memcpy(odd, rule->counter, sizeof odd);
+    even[0] += vq_set1((uint64_t)first);
     odd[0] = even[0] + vq_set1(1);
-    even[1] = odd[1] = vq_set1(rule->step_lo);
-    even[2] = odd[2] = vq_set1(rule->step_hi);
-    even[3] = odd[3] = vq_set1(rule->stream);
-    philox(even, rule->key0, rule->key1);
-    philox(odd, rule->key0, rule->key1);
+    philox(rule, even);
+    philox(rule, odd);
     vu bytes = {0};
     for (int word = 0; word < 4; word++) {
-        /* 32-bit lane i is block first + i */
-        vu words = (vu)((even[word] & vq_set1(0xffffffff)) | odd[word] << 32);
-        vu kept = (vu)(words >= vu_set1(rule->threshold));
-        bytes |= kept & vu_set1(1u << 8 * word);
+        vu words = (vu)((even[word] & low) | odd[word] << 32); /* lane i is block first + i */
+        bytes |= (vu)(words >= rule->threshold) & vu_set1(1u << 8 * word);
     }
-    memcpy(mask, &bytes, sizeof bytes); /* byte 4 i + word of it, the targets being little-endian */
+    memcpy(mask, &bytes, sizeof bytes); /* byte 4 i + word of it: the targets are little-endian */
+}
+
+static mask_rule rule_of(const fnn_dropout_forward_args *a) {
+    const uint64_t step = (uint64_t)a->clock[FNN_STEP];
+    const double threshold = a->rate * 0x1p32 + 0.5;
+    mask_rule rule;
+    uint32_t key0 = (uint32_t)a->seed, key1 = (uint32_t)(a->seed >> 32);
+    for (int round = 0; round < 10; round++) {
+        rule.key[round][0] = vq_set1(key0);
+        rule.key[round][1] = vq_set1(key1);
+        key0 += 0x9E3779B9;
+        key1 += 0xBB67AE85;
+    }
+    for (int i = 0; i < BLOCKS; i++) rule.counter[0][i] = 2 * (uint64_t)i;
+    rule.counter[1] = vq_set1((uint32_t)step);
+    rule.counter[2] = vq_set1(step >> 32);
+    rule.counter[3] = vq_set1(a->stream);
+    rule.threshold = vu_set1(threshold < 0x1p32 ? (uint32_t)threshold : UINT32_MAX);
+    return rule;
 }
 
 /* x * scale where the mask is 1, else 0 */
@@ -227,27 +239,18 @@ static float keep_scale(double rate) { return (float)(1.0 / (1.0 - rate)); }
 KERNEL(dropout_forward) {
     enum { CHUNK = 4 * VL };
     SHARE(GRAIN);
-    uint64_t step = (uint64_t)a->clock[FNN_STEP];
-    double threshold = a->rate * 0x1p32 + 0.5;
-    const mask_rule rule = {
-        .key0 = (uint32_t)a->seed,
-        .key1 = (uint32_t)(a->seed >> 32),
-        .step_lo = (uint32_t)step,
-        .step_hi = (uint32_t)(step >> 32),
-        .stream = a->stream,
-        .threshold = threshold < 0x1p32 ? (uint32_t)threshold : UINT32_MAX,
-    };
+    const mask_rule rule = rule_of(a);
     const float scale = keep_scale(a->rate);
     int64_t i = lo;
     for (; i + CHUNK <= hi; i += CHUNK) {
-        make_mask(&rule, (uint32_t)(i / 4), a->mask + i);
+        make_mask(&rule, i / 4, a->mask + i);
         for (int j = 0; j < CHUNK; j += VL)
             v_store(a->out + i + j,
                     drop(v_load(a->x + i + j), v_set1(scale), v_load_u8(a->mask + i + j)));
     }
     if (i < hi) {
         uint8_t mask[CHUNK];
-        make_mask(&rule, (uint32_t)(i / 4), mask);
+        make_mask(&rule, i / 4, mask);
         memcpy(a->mask + i, mask, (size_t)(hi - i));
         apply_mask(a->x + i, scale, mask, a->out + i, hi - i);
     }

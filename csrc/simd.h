@@ -10,8 +10,11 @@
 #include <stdint.h>
 #include <string.h>
 
-#if defined(__AVX512F__)
+#if defined(FNN_EMULATE_AVX512) /* the 16-lane code on a CPU without it, for tests */
 #define VL 16
+#elif defined(__AVX512F__)
+#define VL 16
+#define AVX512
 #include <immintrin.h>
 #elif defined(__AVX2__) && defined(__FMA__)
 #define VL 8
@@ -65,7 +68,7 @@ INLINE vf v_select(vi mask, vf yes, vf no) {
 
 /* the first n lanes (0 < n <= VL) from memory, 0 in the others; never touches what lies beyond */
 INLINE vf v_load_n(const float *p, int n) {
-#if VL == 16
+#ifdef AVX512
     return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1u), p);
 #elif VL == 8
     return _mm256_maskload_ps(p, (__m256i)vi_first(n));
@@ -77,7 +80,7 @@ INLINE vf v_load_n(const float *p, int n) {
 }
 
 INLINE void v_store_n(float *p, vf x, int n) {
-#if VL == 16
+#ifdef AVX512
     _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1u), x);
 #elif VL == 8
     _mm256_maskstore_ps(p, (__m256i)vi_first(n), x);
@@ -88,7 +91,7 @@ INLINE void v_store_n(float *p, vf x, int n) {
 
 /* a * b + c, rounded once where the instruction set has it */
 INLINE vf v_fma(vf a, vf b, vf c) {
-#if VL == 16
+#ifdef AVX512
     return _mm512_fmadd_ps(a, b, c);
 #elif VL == 8
     return _mm256_fmadd_ps(a, b, c);
@@ -101,11 +104,11 @@ INLINE vf v_fma(vf a, vf b, vf c) {
 
 /* a > b ? a : b in every lane, so a NaN in b comes through */
 INLINE vf v_max(vf a, vf b) {
-#if VL == 16
+#ifdef AVX512
     return _mm512_max_ps(a, b);
 #elif VL == 8
     return _mm256_max_ps(a, b);
-#elif defined(__SSE2__)
+#elif VL == 4 && defined(__SSE2__)
     return _mm_max_ps(a, b);
 #else
     return v_select(a > b, a, b);
@@ -113,11 +116,11 @@ INLINE vf v_max(vf a, vf b) {
 }
 
 INLINE vf v_min(vf a, vf b) {
-#if VL == 16
+#ifdef AVX512
     return _mm512_min_ps(a, b);
 #elif VL == 8
     return _mm256_min_ps(a, b);
-#elif defined(__SSE2__)
+#elif VL == 4 && defined(__SSE2__)
     return _mm_min_ps(a, b);
 #else
     return v_select(a < b, a, b);
@@ -127,11 +130,11 @@ INLINE vf v_min(vf a, vf b) {
 INLINE vf v_abs(vf x) { return (vf)((vi)x & vi_set1(0x7fffffff)); }
 
 INLINE vf v_sqrt(vf x) {
-#if VL == 16
+#ifdef AVX512
     return _mm512_sqrt_ps(x);
 #elif VL == 8
     return _mm256_sqrt_ps(x);
-#elif defined(__SSE2__)
+#elif VL == 4 && defined(__SSE2__)
     return _mm_sqrt_ps(x);
 #else
     for (int i = 0; i < VL; i++) x[i] = __builtin_sqrtf(x[i]);

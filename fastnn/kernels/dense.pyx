@@ -43,7 +43,9 @@ cdef run_gemm(
     const float[:, ::1] a, const float[:, ::1] b, float[:, ::1] out, int64_t k, bint transpose_a, bint transpose_b
 ):
     cdef fnn_gemm_args args
-    args.a, args.b, args.out = &a[0, 0], &b[0, 0], &out[0, 0]
+    args.a = &a[0, 0]
+    args.b = &b[0, 0]
+    args.out = &out[0, 0]
     args.m, args.n, args.k = out.shape[0], out.shape[1], k
     args.transpose_a, args.transpose_b = transpose_a, transpose_b
     submit(FNN_OP_gemm, &args, sizeof(args), 2.0 * args.m * args.n * k, (a.base, b.base), (out.base,))
@@ -69,7 +71,9 @@ def dense_forward(
     """out = x @ w + b, for x (N, I), w (I, O), b (O,) or None, out (N, O)."""
     cdef fnn_dense_forward_args args
     check_dense("dense_forward", x, w, b, out)
-    args.x, args.w, args.out = &x[0, 0], &w[0, 0], &out[0, 0]
+    args.x = &x[0, 0]
+    args.w = &w[0, 0]
+    args.out = &out[0, 0]
     args.b = NULL if b is None else &b[0]
     args.n, args.i, args.o = x.shape[0], w.shape[0], w.shape[1]
     args.activation, args.slope, args.y = FNN_LINEAR, 0, NULL
@@ -96,11 +100,15 @@ def dense_backward(
     if dx is not None:
         if dx.shape[0] != x.shape[0] or dx.shape[1] != x.shape[1]:
             raise ValueError(f"dense_backward: dx {tuple(dx.base.shape)} must have x's shape {tuple(x.base.shape)}")
-        for_x.dout, for_x.w, for_x.dx = &dout[0, 0], &w[0, 0], &dx[0, 0]
+        for_x.dout = &dout[0, 0]
+        for_x.w = &w[0, 0]
+        for_x.dx = &dx[0, 0]
         for_x.n, for_x.i, for_x.o = x.shape[0], w.shape[0], w.shape[1]
         for_x.activation, for_x.slope, for_x.saved = FNN_LINEAR, 0, NULL
         submit(FNN_OP_dense_backward_x, &for_x, sizeof(for_x), work, (dout.base, w.base), (dx.base,))
-    for_w.dout, for_w.x, for_w.dw = &dout[0, 0], &x[0, 0], &dw[0, 0]
+    for_w.dout = &dout[0, 0]
+    for_w.x = &x[0, 0]
+    for_w.dw = &dw[0, 0]
     for_w.db = NULL if db is None else &db[0]
     for_w.n, for_w.i, for_w.o = x.shape[0], w.shape[0], w.shape[1]
     for_w.lr, for_w.lr_len, for_w.clock, for_w.w, for_w.b = NULL, 0, NULL, NULL, NULL

@@ -17,6 +17,9 @@ cdef extern from *:
     """
     void *fnn_capturing
 
+# floats between two parameters of a flat vector are fewer than this
+cdef int64_t PADDING = 16
+
 cdef extern from "Python.h":
     int check_signals "PyErr_CheckSignals" () noexcept
 
@@ -86,6 +89,70 @@ class Op:
         self.writes = [Operand(array) for array in writes if array is not None]
         self.shapes = [tuple(operand.array.shape) for operand in self.reads + self.writes]
         self.nbytes = sum(operand.array.nbytes for operand in self.reads + self.writes)
+
+
+cdef set UPDATES = {
+    FNN_OP_sgd_update, FNN_OP_rmsprop_update, FNN_OP_adam_update, FNN_OP_advance
+}
+
+
+cdef struct activation_args:
+    fnn_activation activation
+    float slope
+    const float *x # forward: input; backward: upstream gradient
+    const float *saved # backward only
+    float *out
+    int64_t n
+
+
+cdef activation_args forward_activation(fnn_plan_op *op):
+    """The arguments of an activation; FNN_LINEAR for any other op."""
+    cdef activation_args f
+    cdef fnn_map_args *map
+    cdef fnn_leaky_relu_forward_args *leaky
+    cdef fnn_gelu_forward_args *gelu
+    f = activation_args(FNN_LINEAR, 0, NULL, NULL, NULL, 0)
+    if op.op in (FNN_OP_relu_forward, FNN_OP_sigmoid_forward, FNN_OP_tanh_forward):
+        map = <fnn_map_args *>op.args
+        f.x, f.out, f.n = map.x, map.out, map.n
+        f.activation = (
+            FNN_RELU if op.op == FNN_OP_relu_forward
+            else FNN_SIGMOID if op.op == FNN_OP_sigmoid_forward else FNN_TANH
+        )
+    elif op.op == FNN_OP_leaky_relu_forward:
+        leaky = <fnn_leaky_relu_forward_args *>op.args
+        f.x, f.out, f.n = leaky.x, leaky.out, leaky.n
+        f.activation, f.slope = FNN_LEAKY_RELU, leaky.slope
+    elif op.op == FNN_OP_gelu_forward:
+        gelu = <fnn_gelu_forward_args *>op.args
+        f.x, f.out, f.n = gelu.x, gelu.out, gelu.n
+        f.activation = FNN_GELU_TANH if gelu.approximate else FNN_GELU
+    return f
+
+
+cdef activation_args backward_activation(fnn_plan_op *op):
+    """The arguments of an activation's gradient; FNN_LINEAR for any other op."""
+    cdef activation_args f
+    cdef fnn_map_backward_args *map
+    cdef fnn_leaky_relu_backward_args *leaky
+    cdef fnn_gelu_backward_args *gelu
+    f = activation_args(FNN_LINEAR, 0, NULL, NULL, NULL, 0)
+    if op.op in (FNN_OP_relu_backward, FNN_OP_sigmoid_backward, FNN_OP_tanh_backward):
+        map = <fnn_map_backward_args *>op.args
+        f.x, f.saved, f.out, f.n = map.dout, map.out, map.dx, map.n
+        f.activation = (
+            FNN_RELU if op.op == FNN_OP_relu_backward
+            else FNN_SIGMOID if op.op == FNN_OP_sigmoid_backward else FNN_TANH
+        )
+    elif op.op == FNN_OP_leaky_relu_backward:
+        leaky = <fnn_leaky_relu_backward_args *>op.args
+        f.x, f.saved, f.out, f.n = leaky.dout, leaky.out, leaky.dx, leaky.n
+        f.activation, f.slope = FNN_LEAKY_RELU, leaky.slope
+    elif op.op == FNN_OP_gelu_backward:
+        gelu = <fnn_gelu_backward_args *>op.args
+        f.x, f.saved, f.out, f.n = gelu.dout, gelu.x, gelu.dx, gelu.n
+        f.activation = FNN_GELU_TANH if gelu.approximate else FNN_GELU
+    return f
 
 
 cdef class Plan:
@@ -267,7 +334,7 @@ cdef class Plan:
         """Where plain SGD follows, every weight gradient goes straight into its weight."""
         cdef fnn_sgd_update_args sgd
         cdef fnn_dense_backward_w_args *w
-        cdef int64_t at, end
+        cdef int64_t end = 0
         cdef int i, last = -1
         for i in range(self.plan.n):
             if self.plan.ops[i].op == FNN_OP_sgd_update:
@@ -276,46 +343,40 @@ cdef class Plan:
         if last < 0 or self.plan.work >= FNN_LONG_WORK:
             return
         sgd = (<fnn_sgd_update_args *>self.plan.ops[last].args)[0]
-        grad = [op for op in self.ops[last].reads if op.start == <uintptr_t>sgd.grad]
-        theta = [op for op in self.ops[last].writes if op.start == <uintptr_t>sgd.theta]
-        if sgd.velocity != NULL or len(grad) != 1 or len(theta) != 1:
+        if sgd.velocity != NULL:
             return
-        spans = []
-        for i in range(self.plan.n):
-            if i == last:
-                continue
+        update = self.ops[last]
+        grad, rest = update.reads[0], update.reads[1:]
+        theta = update.writes[-1].array
+        spans = {} # op -> its part of theta: weight, then bias
+        for i in range(last):
             op = self.ops[i]
             if self.plan.ops[i].op == FNN_OP_dense_backward_w:
                 w = <fnn_dense_backward_w_args *>self.plan.ops[i].args
-                spans.append((w.dw - sgd.grad, w.i * w.o))
+                spans[i] = [(w.dw - sgd.grad, w.i * w.o)]
                 if w.db != NULL:
-                    spans.append((w.db - sgd.grad, w.o))
-                mine = [Operand(theta[0].array.reshape(-1)[s:s + n]) for s, n in spans[-2:] if 0 <= s <= s + n <= sgd.n]
-                if any(any_overlap(mine, later.reads) for later in self.ops[i + 1:last]):
-                    return
-            elif any_overlap(op.reads + op.writes, grad):
-                return
-        at = 0
-        for start, count in sorted(spans):
-            if not at <= start < at + 16 or start % 16:
-                return # not a parameter, or one whose gradient somebody else computes
-            at = start + count
-        if not at <= sgd.n < at + 16:
+                    spans[i].append((w.db - sgd.grad, w.o))
+            elif any_overlap(op.reads + op.writes, [grad]):
+                return # somebody else uses the gradient
+        for start, count in sorted(sum(spans.values(), [])):
+            if not end <= start < end + PADDING:
+                return # a parameter whose gradient comes from elsewhere
+            end = start + count
+        if not end <= sgd.n < end + PADDING:
             return
-        for i in range(last):
-            if self.plan.ops[i].op == FNN_OP_dense_backward_w:
-                w = <fnn_dense_backward_w_args *>self.plan.ops[i].args
-                w.w = sgd.theta + (w.dw - sgd.grad)
-                w.b = NULL if w.db == NULL else sgd.theta + (w.db - sgd.grad)
-                w.lr, w.lr_len, w.clock = sgd.lr, sgd.lr_len, sgd.clock
-                op = self.ops[i]
-                op.name += " + sgd_update"
-                op.reads += self.ops[last].reads[1:]
-                op.writes = [
-                    Operand(theta[0].array.reshape(-1)[start:start + count])
-                    for start, count in ((w.dw - sgd.grad, w.i * w.o), (w.db - sgd.grad, w.o if w.db else 0))
-                    if count
-                ]
+        moved = {i: [Operand(theta[start:start + n]) for start, n in spans[i]] for i in spans}
+        for i in moved:
+            if any(any_overlap(moved[i], later.reads) for later in self.ops[i + 1:last]):
+                return # somebody needs the weight as it was
+        for i in moved:
+            w = <fnn_dense_backward_w_args *>self.plan.ops[i].args
+            w.w = sgd.theta + (w.dw - sgd.grad)
+            w.b = NULL if w.db == NULL else sgd.theta + (w.db - sgd.grad)
+            w.lr, w.lr_len, w.clock = sgd.lr, sgd.lr_len, sgd.clock
+            op = self.ops[i]
+            op.name += " + sgd_update"
+            op.reads += rest
+            op.writes = moved[i]
         self.remove(last)
 
     # ---- running ------------------------------------------------------------------------------
@@ -398,70 +459,6 @@ cdef class Plan:
 
     def __repr__(self):
         return f"<Plan of {len(self)} ops, {self.plan.work / 1e6:.3f} MFLOP a step>"
-
-
-cdef set UPDATES = {
-    FNN_OP_sgd_update, FNN_OP_rmsprop_update, FNN_OP_adam_update, FNN_OP_advance
-}
-
-
-cdef struct activation_args:
-    fnn_activation activation
-    float slope
-    const float *x # forward: input; backward: upstream gradient
-    const float *saved # backward only
-    float *out
-    int64_t n
-
-
-cdef activation_args forward_activation(fnn_plan_op *op):
-    """The arguments of an activation; FNN_LINEAR for any other op."""
-    cdef activation_args f
-    cdef fnn_map_args *map
-    cdef fnn_leaky_relu_forward_args *leaky
-    cdef fnn_gelu_forward_args *gelu
-    f.activation, f.slope, f.saved = FNN_LINEAR, 0, NULL
-    if op.op in (FNN_OP_relu_forward, FNN_OP_sigmoid_forward, FNN_OP_tanh_forward):
-        map = <fnn_map_args *>op.args
-        f.x, f.out, f.n = map.x, map.out, map.n
-        f.activation = (
-            FNN_RELU if op.op == FNN_OP_relu_forward
-            else FNN_SIGMOID if op.op == FNN_OP_sigmoid_forward else FNN_TANH
-        )
-    elif op.op == FNN_OP_leaky_relu_forward:
-        leaky = <fnn_leaky_relu_forward_args *>op.args
-        f.x, f.out, f.n = leaky.x, leaky.out, leaky.n
-        f.activation, f.slope = FNN_LEAKY_RELU, leaky.slope
-    elif op.op == FNN_OP_gelu_forward:
-        gelu = <fnn_gelu_forward_args *>op.args
-        f.x, f.out, f.n = gelu.x, gelu.out, gelu.n
-        f.activation = FNN_GELU_TANH if gelu.approximate else FNN_GELU
-    return f
-
-
-cdef activation_args backward_activation(fnn_plan_op *op):
-    """The arguments of an activation's gradient; FNN_LINEAR for any other op."""
-    cdef activation_args f
-    cdef fnn_map_backward_args *map
-    cdef fnn_leaky_relu_backward_args *leaky
-    cdef fnn_gelu_backward_args *gelu
-    f.activation, f.slope = FNN_LINEAR, 0
-    if op.op in (FNN_OP_relu_backward, FNN_OP_sigmoid_backward, FNN_OP_tanh_backward):
-        map = <fnn_map_backward_args *>op.args
-        f.x, f.saved, f.out, f.n = map.dout, map.out, map.dx, map.n
-        f.activation = (
-            FNN_RELU if op.op == FNN_OP_relu_backward
-            else FNN_SIGMOID if op.op == FNN_OP_sigmoid_backward else FNN_TANH
-        )
-    elif op.op == FNN_OP_leaky_relu_backward:
-        leaky = <fnn_leaky_relu_backward_args *>op.args
-        f.x, f.saved, f.out, f.n = leaky.dout, leaky.out, leaky.dx, leaky.n
-        f.activation, f.slope = FNN_LEAKY_RELU, leaky.slope
-    elif op.op == FNN_OP_gelu_backward:
-        gelu = <fnn_gelu_backward_args *>op.args
-        f.x, f.saved, f.out, f.n = gelu.dout, gelu.x, gelu.dx, gelu.n
-        f.activation = FNN_GELU_TANH if gelu.approximate else FNN_GELU
-    return f
 
 
 # ---- the core: instruction set and threads ----------------------------------------------------
