@@ -149,7 +149,7 @@ def test_peers_refuse_wrong_losses():
 
 def test_a_worker_that_dies_is_reported(tmp_path):
     peers = importlib.import_module("bench.peers.__main__")
-    process = peers.Process("numpy", 1, {}, tmp_path)  # a folder without any data
+    process = peers.Process("numpy", 1, "", tmp_path)  # a folder without any data
     try:
         with pytest.raises(peers.WorkerError, match=r"numpy, 1 thread: .*\n(.*\n)*.*pixels.npy"):
             process.receive()

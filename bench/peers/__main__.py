@@ -35,12 +35,12 @@ PATIENCE = 300.0  # seconds for one answer; the longest wait is for torch.compil
 
 @dataclass(frozen=True)
 class Library:
-    """How a library is run: the module, its options, and environments to try beside the threads."""
+    """How a library is run: the module, its options, and named environments to try."""
 
     module: str
     package: str
     options: dict[str, Any] = field(default_factory=dict)
-    environments: tuple[dict[str, str], ...] = ({},)
+    settings: dict[str, dict[str, str]] = field(default_factory=lambda: {"": {}})
 
 
 LIBRARIES = {
@@ -48,7 +48,11 @@ LIBRARIES = {
     "fastnn eager": Library("with_fastnn", "fastnn", {"eager": True}),
     "torch": Library("with_torch", "torch", {"compiled": False}),
     "torch compiled": Library("with_torch", "torch", {"compiled": True}),
-    "jax": Library("with_jax", "jax", environments=({}, {"JAX_CPU_ENABLE_ASYNC_DISPATCH": "0"})),
+    "jax": Library(
+        "with_jax",
+        "jax",
+        settings={"": {}, "synchronous": {"JAX_CPU_ENABLE_ASYNC_DISPATCH": "0"}},
+    ),
     "numpy": Library("with_numpy", "numpy"),
     "sklearn": Library("with_sklearn", "sklearn"),
 }
@@ -68,21 +72,21 @@ class WorkerError(Exception):
 
 
 class Process:
-    """A library with one number of threads and one environment, in a process of its own.
+    """A library with one number of threads in one setting, in a process of its own.
 
     It is stopped whenever it is not its turn, so that no idle thread of it spins beside the others.
     """
 
-    def __init__(self, name: str, threads: int, environment: dict[str, str], folder: Path) -> None:
+    def __init__(self, name: str, threads: int, setting: str, folder: Path) -> None:
         library = LIBRARIES[name]
         self.name, self.threads = name, threads
-        setting = [f"{threads} threads"[: 8 if threads == 1 else None], *environment]
-        self.label = f"{name}, {', '.join(setting)}"
+        words = [name, "1 thread" if threads == 1 else f"{threads} threads", setting]
+        self.label = ", ".join(word for word in words if word)
         variables = {variable: str(threads) for variable in THREAD_VARIABLES}
         self.child = subprocess.Popen(
             [sys.executable, "-m", "bench.peers.worker"],
             cwd=ROOT,
-            env={**os.environ, **variables, **environment},
+            env={**os.environ, **variables, **library.settings[setting]},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -193,8 +197,8 @@ def started(
                     print(f"{name}: not installed, left out", file=sys.stderr)
                     continue
                 for count in threads:
-                    for environment in LIBRARIES[name].environments:
-                        processes.append(Process(name, count, environment, folder))
+                    for setting in LIBRARIES[name].settings:
+                        processes.append(Process(name, count, setting, folder))
             versions = {process.name: str(process.receive()) for process in processes}
             yield processes, versions
         finally:

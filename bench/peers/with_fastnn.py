@@ -7,6 +7,7 @@ shuffled order of the rows and scales the pixels; ``predict`` takes and returns 
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable
 
 import numpy as np
@@ -17,6 +18,7 @@ from fastnn import backend
 from fastnn.trainer import Data, Trainer
 
 COMPILED = backend.compiled
+fnn.set_num_threads(int(os.environ.get("FASTNN_NUM_THREADS", fnn.get_num_threads())))
 VERSION = f"{fnn.__version__} ({'reference' if COMPILED is None else COMPILED.get_isa()})"
 
 
