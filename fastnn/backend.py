@@ -34,7 +34,7 @@ except ImportError as error:
     warnings.warn(
         "fastnn: the compiled kernels cannot be imported, so the slow NumPy reference is used "
         f"({missing}); build them with: pip install . (or, in a source tree, pip install -e .)",
-        stacklevel=2,
+        stacklevel=3,
     )
 
 active: ModuleType = compiled or reference
@@ -104,14 +104,14 @@ def set_num_threads(n: int) -> None:
     Parameters
     ----------
     n : int
-        At least 1. The reference runs on NumPy's own threads.
+        1 to 256. The reference runs on NumPy's own threads.
 
     Raises
     ------
     TypeError, ValueError
-        If it is not a positive integer.
+        If it is no such integer.
     """
-    n = check_integer("n", n, 1)
+    n = check_integer("n", n, 1, 256)
     if compiled is not None:
         compiled.set_num_threads(n)
 

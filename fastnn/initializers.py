@@ -3,6 +3,8 @@
 Leaves the random generator to the model, which draws for its layers in order, from one seed.
 """
 
+from __future__ import annotations
+
 import math
 
 import numpy as np

@@ -18,12 +18,14 @@ class Interrupts:
 
     Examples
     --------
-    >>> with Interrupts() as interrupts:
-    ...     signal.raise_signal(signal.SIGINT)
-    ...     print("after")
-    Traceback (most recent call last):
-    ...
-    KeyboardInterrupt
+    >>> try:
+    ...     with Interrupts():
+    ...         signal.raise_signal(signal.SIGINT)
+    ...         print("not yet")
+    ... except KeyboardInterrupt:
+    ...     print("now")
+    not yet
+    now
     """
 
     hold = True

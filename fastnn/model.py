@@ -4,6 +4,7 @@ Leaves the training step to ``trainer``, the forward pass alone to ``inference``
 computes to ``layers``.
 """
 
+import copy
 import math
 import os
 import threading
@@ -36,6 +37,8 @@ from fastnn.trainer import Data, Trainer, generator
 __all__ = ["Sequential"]
 
 _WEIGHT_ALIGNMENT = 16
+Callback = Callable[["Sequential", History], object]
+
 _INITIAL_EPOCH = 2**64 - 1
 
 
@@ -240,7 +243,7 @@ class Sequential:
         epochs: int = 1,
         batch_size: int | None = 32,
         validation_data: tuple[ArrayLike, ArrayLike] | None = None,
-        callbacks: Iterable[Callable[["Sequential", History], object]] | None = None,
+        callbacks: Iterable[Callback] | None = None,
         verbose: int = 1,
         shuffle: bool = True,
         seed: int | None = None,
@@ -303,10 +306,7 @@ class Sequential:
         for name, flag in (("shuffle", shuffle), ("eager", eager), ("fuse", fuse)):
             if not isinstance(flag, (bool, np.bool_)):
                 raise TypeError(f"{name}: got {flag!r}, expected True or False")
-        hooks = list(callbacks or ())
-        for hook in hooks:
-            if not callable(hook):
-                raise TypeError(f"callbacks: got {hook!r}, expected functions")
+        hooks = [] if callbacks is None else _functions(callbacks)
         seed = self.seed if seed is None else _seed(seed)
         if batch_size is not None:
             check_integer("batch_size", batch_size, 1)
@@ -356,7 +356,7 @@ class Sequential:
         history: History,
         epochs: int,
         verbose: int,
-        hooks: list[Callable[["Sequential", History], object]],
+        hooks: list[Callback],
     ) -> None:
         state = trainer.state
         assert state is not None
@@ -564,7 +564,7 @@ class Sequential:
 
     def __getstate__(self) -> dict[str, Any]:
         return {
-            "layers": self.layers,
+            "layers": copy.deepcopy(self.layers),
             "input_shape": self.input_shape,
             "seed": self.seed,
             "dtype": self.dtype.name,
@@ -587,6 +587,13 @@ def _seed(seed: int | None) -> int:
     if seed is None:
         return int.from_bytes(os.urandom(8), "little")
     return check_integer("seed", seed, 0, 2**64 - 1)
+
+
+def _functions(callbacks: Iterable[Callback]) -> list[Callback]:
+    functions = list(callbacks) if isinstance(callbacks, Iterable) else None
+    if functions is None or not all(callable(function) for function in functions):
+        raise TypeError(f"callbacks: got {callbacks!r}, expected a list of functions")
+    return functions
 
 
 def _expand(layers: Sequence[Layer]) -> list[Layer]:

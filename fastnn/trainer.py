@@ -4,6 +4,8 @@ Leaves conversion of the data and the history to ``Sequential.fit``, buffers to 
 all arithmetic to layers, losses, optimizers and their kernels.
 """
 
+from __future__ import annotations
+
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -94,7 +96,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: "Sequential",
+        model: Sequential,
         data: Data,
         loss: Loss,
         optimizer: Optimizer | None = None,

@@ -1,4 +1,4 @@
-"""Training: plans against eager steps and the reference, bits, batches, interruption, divergence."""
+"""Training: plans against eager steps and the reference, bits, batches, Ctrl-C, divergence."""
 
 import copy
 import multiprocessing

@@ -1,0 +1,492 @@
+"""Bad input: every public entry point refuses it, names the argument, and changes nothing."""
+
+import re
+
+import numpy as np
+import pytest
+
+import fastnn as fnn
+
+ROWS, FEATURES, CLASSES = 12, 4, 3
+NAN, INF = float("nan"), float("inf")
+
+
+def good_x():
+    return np.random.default_rng(0).normal(size=(ROWS, FEATURES)).astype(np.float32)
+
+
+def good_y():
+    return np.arange(ROWS) % CLASSES
+
+
+def model():
+    return fnn.Sequential([fnn.Dense(5, "relu"), fnn.Dense(CLASSES)], FEATURES, seed=0)
+
+
+def spoiled(value, dtype=np.float32):
+    x = good_x().astype(dtype)
+    x[7, 2] = value
+    return x
+
+
+# ---- samples -------------------------------------------------------------------------------------
+
+BAD_X = {
+    "None": (None, TypeError, "expected numbers"),
+    "a string": ("abc", TypeError, "expected numbers"),
+    "a dict": ({"a": 1}, TypeError, "expected numbers"),
+    "strings": (good_x().astype(str), TypeError, "expected numbers"),
+    "bytes": (good_x().astype("S"), TypeError, "expected numbers"),
+    "objects": (good_x().astype(object), TypeError, "dtype object, expected numbers"),
+    "complex": (good_x().astype(complex), TypeError, "dtype complex128, expected numbers"),
+    "dates": (np.zeros((ROWS, FEATURES), "M8[s]"), TypeError, "expected numbers"),
+    "durations": (np.zeros((ROWS, FEATURES), "m8[s]"), TypeError, "expected numbers"),
+    "records": (np.zeros(ROWS, [("a", "f4"), ("b", "f4")]), TypeError, "expected numbers"),
+    "ragged": ([[1.0, 2.0], [3.0]], ValueError, "no rectangular array"),
+    "0-d": (np.float32(1), ValueError, r"got shape \(\), expected \(rows, 4\)"),
+    "1-d": (np.ones(ROWS, "f4"), ValueError, r"got shape \(12,\), expected \(rows, 4\)"),
+    "one sample": (np.ones(FEATURES), ValueError, r"for one sample pass x\[None\]"),
+    "3-d": (np.ones((ROWS, FEATURES, 1)), ValueError, r"got shape \(12, 4, 1\)"),
+    "4-d": (np.ones((ROWS, 2, 2, 1)), ValueError, r"got shape \(12, 2, 2, 1\)"),
+    "5-d": (np.ones((1, 1, 1, ROWS, FEATURES)), ValueError, r"got shape \(1, 1, 1, 12, 4\)"),
+    "too few features": (np.ones((ROWS, 3)), ValueError, r"got shape \(12, 3\)"),
+    "too many features": (np.ones((ROWS, 5)), ValueError, r"got shape \(12, 5\)"),
+    "transposed": (good_x().T, ValueError, r"got shape \(4, 12\)"),
+    "no features": (np.ones((ROWS, 0)), ValueError, r"got shape \(12, 0\)"),
+    "no rows": (np.ones((0, FEATURES)), ValueError, "expected at least one row"),
+    "an empty list": ([], ValueError, r"got shape \(0,\)"),
+    "NaN": (spoiled(NAN), ValueError, "got nan in row 7, expected finite numbers"),
+    "inf": (spoiled(INF), ValueError, "got inf in row 7"),
+    "-inf": (spoiled(-INF), ValueError, "got -inf in row 7"),
+    "NaN in float64": (spoiled(NAN, np.float64), ValueError, "got nan in row 7"),
+    "inf in float16": (spoiled(INF, np.float16), ValueError, "got inf in row 7"),
+    "too large for float32": (spoiled(1e39, np.float64), ValueError, "got inf in row 7"),
+    "NaN in big-endian": (spoiled(NAN, ">f4"), ValueError, "got nan in row 7"),
+    "NaN in Fortran order": (np.asfortranarray(spoiled(NAN)), ValueError, "got nan in row 7"),
+    "NaN backwards": (spoiled(NAN)[::-1], ValueError, "got nan in row 4"),
+    "masked": (np.ma.masked_greater(good_x(), 0), ValueError, "got masked values"),
+}
+
+X_ENTRIES = {
+    "fit": lambda m, x: m.fit(x, good_y(), verbose=0),
+    "validation_data": lambda m, x: m.fit(
+        good_x(), good_y(), validation_data=(x, good_y()), verbose=0
+    ),
+    "evaluate": lambda m, x: m.evaluate(x, good_y()),
+    "predict": lambda m, x: m.predict(x),
+    "predict_classes": lambda m, x: m.predict_classes(x),
+    "features": lambda m, x: m.features(x, 0),
+}
+
+
+def check(call, error, message, name=""):
+    """Call on a warm model and expect an error, a usable model, and no other change."""
+    net = model()
+    net.predict(good_x())
+    theta = net.theta.copy()
+    with pytest.raises(error, match=message) as caught:
+        call(net)
+    assert re.search(name, str(caught.value)), f"{caught.value} does not name {name}"
+    np.testing.assert_array_equal(net.theta, theta)
+    net.predict(good_x())
+    net.fit(good_x(), good_y(), verbose=0)
+
+
+@pytest.mark.parametrize("entry", X_ENTRIES)
+@pytest.mark.parametrize("case", BAD_X)
+def test_bad_samples(case, entry, backend):
+    x, error, message = BAD_X[case]
+    kept = x.copy() if isinstance(x, np.ndarray) else None
+    name = r"^validation_data\[0\]: " if entry == "validation_data" else "^x: "
+    check(lambda net: X_ENTRIES[entry](net, x), error, message, name)
+    if kept is not None:
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(kept))
+
+
+@pytest.mark.parametrize("case", ["None", "a string", "0-d", "1-d", "no rows", "no features"])
+def test_bad_first_samples_of_a_model_without_shape(case, backend):
+    x, error, _ = BAD_X[case]
+    for entry, call in X_ENTRIES.items():
+        if entry != "validation_data":
+            net = fnn.Sequential([fnn.Dense(CLASSES)])
+            with pytest.raises(error, match=r"^x: "):
+                call(net, x)
+            assert net.input_shape is None
+            net.predict(good_x())
+
+
+# ---- targets -------------------------------------------------------------------------------------
+
+
+def label(value, dtype=np.int64):
+    y = good_y().astype(dtype)
+    y[5] = value
+    return y
+
+
+def row(values, dtype=np.float64):
+    y = np.eye(CLASSES, dtype=dtype)[good_y()]
+    y[5] = values
+    return y
+
+
+BAD_LABELS = {
+    "None": (None, TypeError, "expected numbers"),
+    "strings": (["a"] * ROWS, TypeError, "expected numbers"),
+    "objects": (good_y().astype(object), TypeError, "expected numbers"),
+    "complex": (good_y().astype(complex), TypeError, "expected numbers"),
+    "floats": (good_y() + 0.5, TypeError, "float64, expected integers"),
+    "whole floats": (good_y().astype(float), TypeError, r"use y\.astype\(int\)"),
+    "bools": (good_y() > 0, TypeError, "bool, expected integers"),
+    "-1": (label(-1), ValueError, r"got label -1 in row 5, expected labels in \[0, 3\)"),
+    "n_classes": (label(3), ValueError, r"got label 3 in row 5"),
+    "255 as uint8": (label(255, np.uint8), ValueError, r"got label 255 in row 5"),
+    "2**32 + 1": (label(2**32 + 1), ValueError, r"got label 4294967297 in row 5"),
+    "2**63": (label(2**63, np.uint64), ValueError, r"got label 9223372036854775808"),
+    "0-d": (np.int64(1), ValueError, r"got shape \(\)"),
+    "a column": (good_y()[:, None], ValueError, r"got shape \(12, 1\), expected \(rows,\)"),
+    "3-d": (np.ones((ROWS, CLASSES, 1), int), ValueError, r"got shape \(12, 3, 1\)"),
+    "5-d": (np.ones((ROWS, 1, 1, 1, CLASSES)), ValueError, r"got shape \(12, 1, 1, 1, 3\)"),
+    "too few columns": (np.eye(2)[good_y() % 2], ValueError, r"expected \(rows,\) or \(rows, 3\)"),
+    "too few": (good_y()[:-1], ValueError, "got 11 rows, expected 12"),
+    "too many": (np.zeros(13, int), ValueError, "got 13 rows, expected 12"),
+    "none": (np.zeros(0, int), ValueError, "got 0 rows, expected 12"),
+    "too few rows": (np.eye(CLASSES)[good_y()][:-2], ValueError, "got 10 rows, expected 12"),
+    "NaN": (row(NAN), ValueError, "got nan in row 5"),
+    "inf": (row(INF), ValueError, "got inf in row 5"),
+    "two-hot": (row([1, 1, 0]), ValueError, "got row 5 .* probabilities that sum to 1"),
+    "no class": (row([0, 0, 0]), ValueError, "got row 5"),
+    "negative": (row([1.5, -0.5, 0]), ValueError, "got row 5"),
+    "two-hot integers": (row([1, 1, 0], int), ValueError, "got row 5"),
+    "ragged": ([[1, 0, 0], [1, 0]], ValueError, "no rectangular array"),
+    "masked": (np.ma.masked_equal(good_y(), 2), ValueError, "got masked values"),
+}
+
+Y_ENTRIES = {
+    "fit": lambda m, y: m.fit(good_x(), y, verbose=0),
+    "validation_data": lambda m, y: m.fit(
+        good_x(), good_y(), validation_data=(good_x(), y), verbose=0
+    ),
+    "evaluate": lambda m, y: m.evaluate(good_x(), y),
+}
+
+
+@pytest.mark.parametrize("entry", Y_ENTRIES)
+@pytest.mark.parametrize("case", BAD_LABELS)
+def test_bad_labels(case, entry, backend):
+    y, error, message = BAD_LABELS[case]
+    kept = y.copy() if isinstance(y, np.ndarray) else None
+    name = r"^validation_data\[1\]: " if entry == "validation_data" else "^y: "
+    check(lambda net: Y_ENTRIES[entry](net, y), error, message, name)
+    if kept is not None:
+        np.testing.assert_array_equal(np.asarray(y), np.asarray(kept))
+
+
+BAD_VALUES = {
+    "strings": ([["a"] * CLASSES] * ROWS, TypeError, "expected numbers"),
+    "labels": (good_y(), ValueError, r"got shape \(12,\), expected \(rows, 3\)"),
+    "0-d": (1.0, ValueError, r"got shape \(\)"),
+    "too few columns": (np.ones((ROWS, 2)), ValueError, r"got shape \(12, 2\)"),
+    "NaN": (row(NAN), ValueError, "got nan in row 5"),
+    "inf": (row(-INF), ValueError, "got -inf in row 5"),
+    "too large": (row(1e39), ValueError, "got inf in row 5"),
+    "too few": (np.ones((ROWS - 1, CLASSES)), ValueError, "got 11 rows, expected 12"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_VALUES)
+def test_bad_targets_of_mean_squared_error(case, backend):
+    y, error, message = BAD_VALUES[case]
+    check(lambda net: net.fit(good_x(), y, loss="mse", verbose=0), error, message, "^y: ")
+    check(lambda net: net.evaluate(good_x(), y, "mse"), error, message, "^y: ")
+
+
+def test_cross_entropy_needs_classes():
+    for layers in ([fnn.Dense(1)], [fnn.Dense(4), fnn.Reshape((2, 2))]):
+        net = fnn.Sequential(layers, FEATURES)
+        with pytest.raises(ValueError, match=r"^loss: CrossEntropy needs .* at least 2 classes"):
+            net.fit(good_x(), good_y(), verbose=0)
+    with pytest.raises(ValueError, match=r"^predict_classes: the model's output is \(2, 2\)"):
+        net.predict_classes(good_x())
+
+
+# ---- options of fit and the rest -----------------------------------------------------------------
+
+BAD_OPTIONS = [
+    ("epochs", 0, ValueError, "got 0, expected an integer >= 1"),
+    ("epochs", -3, ValueError, "got -3"),
+    ("epochs", 1.5, TypeError, r"got 1.5 \(float\)"),
+    ("epochs", 2.0, TypeError, r"got 2.0 \(float\)"),
+    ("epochs", "2", TypeError, r"got '2' \(str\)"),
+    ("epochs", None, TypeError, "got None"),
+    ("epochs", True, TypeError, r"got True \(bool\)"),
+    ("epochs", NAN, TypeError, "got nan"),
+    ("batch_size", 0, ValueError, "got 0, expected an integer >= 1"),
+    ("batch_size", -1, ValueError, "got -1"),
+    ("batch_size", 3.0, TypeError, r"got 3.0 \(float\)"),
+    ("batch_size", "all", TypeError, "got 'all'"),
+    ("batch_size", [32], TypeError, r"got \[32\]"),
+    ("verbose", 3, ValueError, "got 3, expected an integer >= 0 and <= 2"),
+    ("verbose", -1, ValueError, "got -1"),
+    ("verbose", "loud", TypeError, "got 'loud'"),
+    ("seed", -1, ValueError, "got -1"),
+    ("seed", 2**64, ValueError, "got 18446744073709551616"),
+    ("seed", 0.5, TypeError, "got 0.5"),
+    ("seed", "a", TypeError, "got 'a'"),
+    ("shuffle", "yes", TypeError, "got 'yes', expected True or False"),
+    ("shuffle", 1, TypeError, "got 1"),
+    ("eager", None, TypeError, "got None"),
+    ("fuse", "no", TypeError, "got 'no'"),
+    ("callbacks", [3], TypeError, r"got \[3\], expected a list of functions"),
+    ("callbacks", 3, TypeError, "got 3"),
+    ("loss", "crossentropy", ValueError, r"unknown name 'crossentropy'; .*'cross_entropy'"),
+    ("loss", "", ValueError, "unknown name ''"),
+    ("loss", None, TypeError, "got None"),
+    ("loss", 3, TypeError, "got 3"),
+    ("loss", fnn.CrossEntropy, TypeError, r"make an object of it: CrossEntropy\(...\)"),
+    ("optimizer", "sgdm", ValueError, "unknown name 'sgdm'; .*'sgd', 'rmsprop', 'adam', 'adamw'"),
+    ("optimizer", 0.01, TypeError, r"got 0.01 \(float\)"),
+    ("optimizer", fnn.SGD, TypeError, r"make an object of it: SGD\(...\)"),
+    ("optimizer", fnn.CrossEntropy(), TypeError, "got CrossEntropy"),
+    ("validation_data", good_x(), TypeError, r"got ndarray, expected a pair \(x, y\)"),
+    ("validation_data", (good_x(),), TypeError, "got tuple"),
+    ("validation_data", (good_x(), good_y(), 1), TypeError, "got tuple"),
+    ("validation_data", 0.2, TypeError, "got float"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "error", "message"), BAD_OPTIONS)
+def test_bad_options_of_fit(name, value, error, message, backend):
+    check(
+        lambda net: net.fit(good_x(), good_y(), **({"verbose": 0} | {name: value})),
+        error,
+        message,
+        f"^{name}: ",
+    )
+
+
+BAD_CALLS = {
+    "lr 0": (lambda: fnn.SGD(0), ValueError, "^lr: got 0.0, expected a finite number > 0"),
+    "lr negative": (lambda: fnn.Adam(-0.1), ValueError, "^lr: got -0.1"),
+    "lr NaN": (lambda: fnn.RMSProp(NAN), ValueError, "^lr: got nan"),
+    "lr infinite": (lambda: fnn.AdamW(INF), ValueError, "^lr: got inf"),
+    "lr string": (lambda: fnn.SGD("0.1"), TypeError, r"^lr: got '0.1' \(str\)"),
+    "lr None": (lambda: fnn.SGD(None), TypeError, "^lr: got None"),
+    "lr bool": (lambda: fnn.SGD(True), TypeError, "^lr: got True"),
+    "lr complex": (lambda: fnn.SGD(1j), TypeError, "^lr: got 1j"),
+    "lr array": (lambda: fnn.SGD(np.ones(2)), TypeError, "^lr: got array"),
+    "momentum 1": (lambda: fnn.SGD(0.1, 1.0), ValueError, "^momentum: got 1.0, .*>= 0 and < 1"),
+    "momentum negative": (lambda: fnn.SGD(0.1, -0.1), ValueError, "^momentum: got -0.1"),
+    "nesterov alone": (lambda: fnn.SGD(0.1, nesterov=True), ValueError, "^nesterov: got True"),
+    "nesterov 1": (lambda: fnn.SGD(0.1, 0.9, nesterov=1), TypeError, "^nesterov: got 1"),
+    "rho 1": (lambda: fnn.RMSProp(rho=1), ValueError, "^rho: got 1.0"),
+    "eps 0": (lambda: fnn.Adam(eps=0), ValueError, "^eps: got 0.0"),
+    "beta1 1": (lambda: fnn.Adam(beta1=1.0), ValueError, "^beta1: got 1.0"),
+    "beta2 NaN": (lambda: fnn.Adam(beta2=NAN), ValueError, "^beta2: got nan"),
+    "decay negative": (lambda: fnn.AdamW(weight_decay=-1), ValueError, "^weight_decay: got -1.0"),
+    "schedule number": (lambda: fnn.SGD(0.1, schedule=0.5), TypeError, "^schedule: got 0.5"),
+    "units 0": (lambda: fnn.Dense(0), ValueError, "^units: got 0, expected an integer >= 1"),
+    "units negative": (lambda: fnn.Dense(-4), ValueError, "^units: got -4"),
+    "units float": (lambda: fnn.Dense(4.0), TypeError, r"^units: got 4.0 \(float\)"),
+    "units string": (lambda: fnn.Dense("4"), TypeError, "^units: got '4'"),
+    "units None": (lambda: fnn.Dense(None), TypeError, "^units: got None"),
+    "activation": (lambda: fnn.Dense(3, "rel"), ValueError, "^activation: unknown name 'rel'; .*"),
+    "activation number": (lambda: fnn.Dense(3, 4), TypeError, "^activation: got 4"),
+    "activation class": (lambda: fnn.Dense(3, fnn.ReLU), TypeError, r"make an .*: ReLU\(...\)"),
+    "activation function": (lambda: fnn.Dense(3, np.tanh), TypeError, "^activation: got <ufunc"),
+    "use_bias": (lambda: fnn.Dense(3, use_bias=0), TypeError, "^use_bias: got 0"),
+    "initializer": (
+        lambda: fnn.Dense(3, kernel_initializer="he"),
+        ValueError,
+        "^kernel_initializer: unknown name 'he'; .*'he_normal'",
+    ),
+    "bias initializer": (
+        lambda: fnn.Dense(3, bias_initializer=1.0),
+        TypeError,
+        "^bias_initializer: got 1.0",
+    ),
+    "constant NaN": (lambda: fnn.Constant(NAN), ValueError, "^value: got nan"),
+    "uniform reversed": (lambda: fnn.RandomUniform(1, 0), ValueError, "^high: got 0.0, .*>= 1"),
+    "std negative": (lambda: fnn.RandomNormal(0, -1), ValueError, "^std: got -1.0"),
+    "dropout 1": (lambda: fnn.Dropout(1.0), ValueError, "^rate: got 1.0, .*>= 0 and < 1"),
+    "dropout negative": (lambda: fnn.Dropout(-0.1), ValueError, "^rate: got -0.1"),
+    "dropout NaN": (lambda: fnn.Dropout(NAN), ValueError, "^rate: got nan"),
+    "dropout string": (lambda: fnn.Dropout("0.5"), TypeError, "^rate: got '0.5'"),
+    "slope negative": (lambda: fnn.LeakyReLU(-1), ValueError, "^slope: got -1.0"),
+    "slope infinite": (lambda: fnn.LeakyReLU(INF), ValueError, "^slope: got inf"),
+    "approximate": (lambda: fnn.GELU("tanh"), TypeError, "^approximate: got 'tanh'"),
+    "reshape empty": (lambda: fnn.Reshape(()), ValueError, r"^shape: got \(\)"),
+    "reshape 0": (lambda: fnn.Reshape((0, 2)), ValueError, r"^shape: got \(0, 2\)"),
+    "reshape -1 twice": (lambda: fnn.Reshape((-1, -1)), ValueError, "at most one of them -1"),
+    "reshape -2": (lambda: fnn.Reshape((-2,)), ValueError, "^shape: got -2"),
+    "reshape float": (lambda: fnn.Reshape((2.0,)), TypeError, "^shape: got 2.0"),
+    "no layers": (lambda: fnn.Sequential([]), ValueError, "^layers: got none"),
+    "layers None": (lambda: fnn.Sequential(None), TypeError, "^layers: got None"),
+    "one layer": (lambda: fnn.Sequential(fnn.Dense(3)), TypeError, "expected a list of layers"),
+    "layers with a string": (
+        lambda: fnn.Sequential([fnn.Dense(3), "relu"]),
+        TypeError,
+        "^layers: got 'relu' at 1, expected a layer",
+    ),
+    "layer class": (
+        lambda: fnn.Sequential([fnn.ReLU]),
+        TypeError,
+        r"make an object of it: ReLU\(\)",
+    ),
+    "layer twice": (
+        lambda: fnn.Sequential([fnn.Dense(3)] * 2),
+        ValueError,
+        r"^layers: Dense\(3\) at 1 is used already",
+    ),
+    "layer of another model": (
+        lambda: fnn.Sequential(fnn.Sequential([fnn.Dense(3)]).layers),
+        ValueError,
+        r"^layers: Dense\(3\) at 0 is used already",
+    ),
+    "input_shape 0": (lambda: fnn.Sequential([fnn.ReLU()], 0), ValueError, "^input_shape: got 0"),
+    "input_shape negative": (
+        lambda: fnn.Sequential([fnn.ReLU()], (3, -1)),
+        ValueError,
+        "^input_shape: got -1",
+    ),
+    "input_shape empty": (
+        lambda: fnn.Sequential([fnn.ReLU()], ()),
+        ValueError,
+        r"^input_shape: got \(\)",
+    ),
+    "input_shape float": (
+        lambda: fnn.Sequential([fnn.ReLU()], 3.0),
+        TypeError,
+        "^input_shape: got 3.0",
+    ),
+    "input_shape string": (
+        lambda: fnn.Sequential([fnn.ReLU()], "784"),
+        TypeError,
+        "^input_shape: got '784'",
+    ),
+    "model seed": (lambda: fnn.Sequential([fnn.ReLU()], 3, seed=-1), ValueError, "^seed: got -1"),
+    "model dtype": (
+        lambda: fnn.Sequential([fnn.ReLU()], 3, dtype="float16"),
+        ValueError,
+        "^dtype: got float16",
+    ),
+    "dense on images": (
+        lambda: fnn.Sequential([fnn.ReLU(), fnn.Dense(3)], (28, 28)),
+        ValueError,
+        r"^layer 1 \(Dense\): input shape is \(28, 28\), expected \(features,\); put Flatten\(\)",
+    ),
+    "reshape that does not fit": (
+        lambda: fnn.Sequential([fnn.Flatten(), fnn.Reshape((5, -1))], (3, 4)),
+        ValueError,
+        r"^layer 1 \(Reshape\): input shape \(12,\) \(12 elements\) does not fit shape \(5, -1\)",
+    ),
+    "too many weights": (
+        lambda: fnn.Sequential([fnn.Dense(2**40)], 2**20),
+        ValueError,
+        r"^layer 0 \(Dense\): shape of w: got .*, expected fewer than 2\*\*48 elements",
+    ),
+    "load_state_dict of a list": (
+        lambda: model().load_state_dict([1]),
+        TypeError,
+        "^state: got list, expected a dict",
+    ),
+    "state_dict without shapes": (
+        lambda: fnn.Sequential([fnn.Dense(3)]).state_dict(),
+        ValueError,
+        "^the model has no shapes yet",
+    ),
+    "build twice": (
+        lambda: model().build(5),
+        ValueError,
+        r"^input_shape: got \(5,\), the model is built for \(4,\)",
+    ),
+    "features of layer 3": (
+        lambda: model().features(good_x(), 3),
+        ValueError,
+        "^layer: got 3, expected an integer >= -3 and <= 2",
+    ),
+    "features of layer -4": (lambda: model().features(good_x(), -4), ValueError, "^layer: got -4"),
+    "features by name": (
+        lambda: model().features(good_x(), "relu"),
+        TypeError,
+        "^layer: got 'relu'",
+    ),
+    "evaluate loss": (
+        lambda: model().evaluate(good_x(), good_y(), "hinge"),
+        ValueError,
+        "^loss: unknown name 'hinge'",
+    ),
+    "evaluate without targets": (
+        lambda: model().evaluate(good_x(), None),
+        TypeError,
+        "^y: ",
+    ),
+    "threads": (lambda: fnn.set_num_threads(0), ValueError, "^n: got 0"),
+    "backend": (lambda: fnn.use_backend("numpy"), ValueError, "^name: got 'numpy'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_CALLS)
+def test_bad_calls(case):
+    call, error, message = BAD_CALLS[case]
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_there_are_enough_cases():
+    cases = len(BAD_X) + len(BAD_LABELS) + len(BAD_VALUES) + len(BAD_OPTIONS) + len(BAD_CALLS)
+    assert cases >= 60
+
+
+@pytest.mark.parametrize("value", [NAN, INF, -1, "0.5", None])
+def test_a_schedule_that_returns_nonsense(value, backend):
+    optimizer = fnn.SGD(0.1, schedule=lambda step: value)
+    check(
+        lambda net: net.fit(good_x(), good_y(), optimizer=optimizer, verbose=0),
+        (TypeError, ValueError),
+        r"^schedule\(0\): got ",
+    )
+
+
+def test_a_rate_that_becomes_nonsense(backend):
+    optimizer = fnn.SGD(0.1)
+    optimizer.lr = NAN
+    check(
+        lambda net: net.fit(good_x(), good_y(), optimizer=optimizer, verbose=0),
+        ValueError,
+        "^lr: got nan",
+    )
+
+
+def test_a_user_layer_with_wrong_shapes(backend):
+    class Wrong(fnn.Layer):
+        def __init__(self, shape):
+            self.shape = shape
+
+        def build(self, input_shape):
+            return self.shape
+
+    for shape in (None, (0,), (2, -1), "a", 1.5):
+        with pytest.raises((TypeError, ValueError), match=r"^layer 1 \(Wrong\): output shape: got"):
+            fnn.Sequential([fnn.Dense(2), Wrong(shape)], 3)
+
+
+def test_pandas_like_and_scipy_like_inputs():
+    class Frame:
+        def __array__(self, dtype=None, copy=None):
+            return good_x()
+
+    class Sparse:
+        def toarray(self):
+            return good_x()
+
+    np.testing.assert_array_equal(model().predict(Frame()), model().predict(good_x()))
+    with pytest.raises(TypeError, match=r"^x: got a sparse Sparse, expected a dense array"):
+        model().predict(Sparse())
+
+
+def test_good_input_in_odd_forms_is_taken(backend):
+    wanted = model().evaluate(good_x(), good_y())
+    for x in (good_x()[::-1].copy()[::-1], good_x().astype(">f8"), good_x().tolist()):
+        for y in (good_y().astype(np.uint8), good_y().astype(">i8"), good_y().tolist()):
+            assert model().evaluate(x, y) == pytest.approx(wanted, rel=1e-6)

@@ -1,0 +1,143 @@
+"""Buffers: alignment, which arrays may share memory, narrow batches, and the size of it all."""
+
+import math
+
+import numpy as np
+import pytest
+
+import fastnn as fnn
+from fastnn.memory import Workspace, aligned_zeros
+
+
+def layers_of(*layers, shape=10):
+    return fnn.Sequential(list(layers), shape, seed=0).layers
+
+
+def training(*layers, n=8, **options):
+    return Workspace(layers_of(*layers), n, np.float32, training=True, **options)
+
+
+@pytest.mark.parametrize("n", [1, 17, 1000])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+def test_aligned_zeros(n, dtype):
+    array = aligned_zeros(n, dtype)
+    assert array.shape == (n,) and array.dtype == dtype and not array.any()
+    assert array.ctypes.data % 64 == 0
+    assert array.flags.c_contiguous and array.flags.writeable
+    assert aligned_zeros(0, dtype).shape == (0,)
+
+
+def arrays_of(ws):
+    for stage in ws.stages:
+        for name in ("x", "out", "dout", "dx"):
+            array = getattr(stage, name)
+            if array is not None:
+                yield array
+        yield from (
+            a for a in vars(stage.saved).values() if isinstance(a, np.ndarray) and a.size > 3
+        )
+
+
+def test_everything_is_in_one_aligned_arena():
+    ws = training(fnn.Dense(5, "gelu"), fnn.Dropout(0.2), fnn.Dense(3), target=((3,), np.float32))
+    for array in (*arrays_of(ws), ws.x, ws.out, ws.rows, ws.target):
+        assert np.shares_memory(array, ws.arena)
+        assert array.ctypes.data % 64 == 0 and array.flags.c_contiguous
+
+
+def shared(a, b):
+    return np.shares_memory(a, b)
+
+
+def test_an_activation_works_in_place_where_nobody_reads_what_it_overwrites():
+    a, b, c, d = training(fnn.Dense(5), fnn.ReLU(), fnn.Sigmoid(), fnn.Dense(3)).stages
+    assert shared(a.out, b.out) and shared(b.x, b.out)
+    assert not shared(b.out, c.out)  # ReLU's backward reads its output
+    assert shared(c.out, d.x)
+    assert shared(b.dout, b.dx) and shared(c.dout, c.dx)
+    assert not shared(d.dout, d.dx)
+
+
+def test_softmax_keeps_its_output_from_the_next_layer():
+    _, softmax, relu = training(fnn.Dense(5), fnn.Softmax(), fnn.Flatten(), fnn.ReLU()).stages
+    assert not shared(softmax.out, relu.out)
+
+
+def test_a_layer_that_says_nothing_is_left_alone():
+    class Plain(fnn.Layer):
+        pass
+
+    dense, plain, relu = training(fnn.Dense(5), Plain(), fnn.ReLU()).stages
+    assert not shared(dense.out, plain.out) and not shared(plain.out, relu.out)
+    assert not shared(plain.dout, plain.dx)
+
+
+def test_views_have_no_stage():
+    ws = training(fnn.Flatten(), fnn.Dense(6), fnn.Reshape((2, 3)), fnn.Linear(), fnn.Softmax())
+    assert [str(stage.layer) for stage in ws.stages] == ["Dense", "Softmax"]
+    assert ws.stages[1].x.shape == (8, 2, 3)
+    assert shared(ws.stages[0].out, ws.stages[1].x)
+    assert [str(stage.layer) for stage in ws.backward] == ["Softmax", "Dense"]
+
+
+def test_gradients_alternate_between_two_buffers():
+    ws = training(*[fnn.Dense(width) for width in (20, 5, 30, 4, 25, 3)], n=16)
+    gradients = {stage.dout.ctypes.data for stage in ws.backward}
+    assert len(gradients) == 2
+    for stage in ws.backward[:-1]:
+        assert not shared(stage.dout, stage.dx)
+    assert ws.backward[-1].dx is None
+
+
+def test_outside_training_two_buffers_do():
+    layers = layers_of(*[fnn.Dense(width, "gelu") for width in (20, 5, 30, 4)], fnn.Dropout(0.5))
+    ws = Workspace(layers, 16, np.float32, training=False)
+    assert len({stage.out.ctypes.data for stage in ws.stages}) == 2
+    assert ws.arena.nbytes == 4 * 16 * (10 + 30)
+    assert not ws.backward and ws.dout is None
+    assert [str(stage.layer) for stage in ws.stages] == ["Dense", "GELU"] * 4
+
+
+@pytest.mark.parametrize("m", [1, 5, 8])
+def test_narrow_uses_the_same_memory(m):
+    ws = training(fnn.Dense(5, "tanh"), fnn.Dropout(0.2), fnn.Dense(3), target=((), np.int32))
+    narrow = ws.narrow(m)
+    assert narrow.arena is ws.arena and ws.n == 8
+    assert narrow.x.shape == (m, 10) and narrow.out.shape == (m, 3) and narrow.target.shape == (m,)
+    for wide, slim in zip(ws.stages, narrow.stages, strict=True):
+        assert wide.out.ctypes.data == slim.out.ctypes.data
+        assert wide.x.ctypes.data == slim.x.ctypes.data
+    assert narrow.stages[2].saved.mask.shape == (5 * m,)
+    with pytest.raises(ValueError, match="n: got 9, expected 1 to 8"):
+        ws.narrow(9)
+
+
+def test_the_arena_is_no_larger_than_what_is_in_it():
+    ws = training(fnn.Dense(128, "relu"), fnn.Dense(64, "relu"), fnn.Dense(16), n=32)
+    floats = (10 + 128 + 64 + 16) + (128 + 64)  # input and outputs, two buffers of gradients
+    assert ws.arena.nbytes == 4 * 32 * floats
+
+
+def test_sizes_beyond_the_address_space_are_refused():
+    layers = layers_of(fnn.Dense(3))
+    with pytest.raises(ValueError, match=r"batch_size: .* bytes"):
+        Workspace(layers, 2**60, np.float32, training=True)
+    with pytest.raises(ValueError, match=r"layer 0 \(Dense\): .*2\*\*48"):
+        fnn.Sequential([fnn.Dense(2**30)], 2**30)
+    with pytest.raises(ValueError, match=r"2\*\*48"):
+        fnn.Sequential([fnn.Flatten()], (2**30, 2**30))
+
+
+def test_training_needs_little_memory(compiled):
+    import tracemalloc
+
+    x = np.zeros((20_000, 784), np.uint8)
+    y = np.arange(20_000) % 10
+    model = fnn.Sequential([fnn.Dense(64, "relu"), fnn.Dense(10)], 784, seed=0)
+    tracemalloc.start()
+    model.fit(x, y, optimizer="adam", batch_size=64, verbose=0, validation_data=(x, y))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    parameters = 4 * model.theta.size
+    assert peak < 6e6 + 3 * parameters
+    assert math.isfinite(model.history["loss"][0])
