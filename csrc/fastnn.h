@@ -21,7 +21,8 @@ typedef struct {
 
 typedef int (*fnn_fn)(const void *args, fnn_part part);
 
-enum { FNN_OK = 0, FNN_STOP = 1 }; /* FNN_STOP: the plan must not go on (a loss is not finite) */
+/* FNN_STOP: a loss is not finite; FNN_PAST_END: the clock is past the data.  The plan stops. */
+enum { FNN_OK, FNN_STOP, FNN_PAST_END };
 
 /* Every op, in one list: the enum, the tables and the names all come from it. */
 #define FNN_OPS(X)                                                                                 \
@@ -151,7 +152,8 @@ typedef struct { const float *x, *target; float *dx, *loss; int64_t n; } fnn_mea
 /* The state of a step: clock = {row cursor in the epoch, global step, batch index in the epoch}. */
 enum { FNN_ROW, FNN_STEP, FNN_BATCH };
 
-/* out (N, F) = data[rows[clock[FNN_ROW] + i]] * scale; data is uint8 where is_u8; rows NULL: 0, 1, ... */
+/* out (N, F) = data[rows[clock[FNN_ROW] + i]] * scale; data is uint8 where is_u8; rows NULL: 0, 1, ...;
+ * limit: how many rows an epoch has */
 typedef struct {
     const void *data;
     bool is_u8;
@@ -159,15 +161,16 @@ typedef struct {
     float scale;
     const int64_t *clock;
     float *out;
-    int64_t n, f;
+    int64_t n, f, limit;
 } fnn_gather_rows_args;
-typedef struct { const int32_t *labels; const int64_t *rows, *clock; int32_t *out; int64_t n; } fnn_gather_labels_args;
+typedef struct { const int32_t *labels; const int64_t *rows, *clock; int32_t *out; int64_t n, limit; } fnn_gather_labels_args;
 /* losses[batch] = loss[0], corrects[batch] = correct[0]; FNN_STOP where the loss is not finite */
 typedef struct {
     const float *loss;
     const int64_t *correct, *clock;
     float *losses;
     int64_t *corrects;
+    int64_t limit; /* batches that an epoch has */
 } fnn_log_step_args;
 typedef struct { int64_t n, *clock; } fnn_advance_args;
 
@@ -274,7 +277,7 @@ typedef struct {
     double work;
 } fnn_plan;
 
-typedef enum { FNN_RAN, FNN_HALTED_LOSS, FNN_HALTED_USER } fnn_outcome;
+typedef enum { FNN_RAN, FNN_HALTED_LOSS, FNN_HALTED_END, FNN_HALTED_USER } fnn_outcome;
 
 bool fnn_plan_append(fnn_plan *plan, fnn_op op, const void *args, size_t size, double work);
 void fnn_plan_remove(fnn_plan *plan, int i);

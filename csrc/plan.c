@@ -36,10 +36,15 @@ void fnn_plan_clear(fnn_plan *plan) {
     *plan = (fnn_plan){0};
 }
 
+static fnn_outcome outcome(int status) {
+    return status == FNN_STOP ? FNN_HALTED_LOSS : status == FNN_PAST_END ? FNN_HALTED_END : FNN_RAN;
+}
+
 typedef struct {
     fnn_plan *plan;
     int64_t steps, deadline, done;
-    bool profile, interruptible, bad_loss, user;
+    bool profile, interruptible, user;
+    int status; /* of the op that stopped the step */
 } run_state;
 
 static void halt(fnn_team *team) { __atomic_store_n(&team->halt, 1, __ATOMIC_RELEASE); }
@@ -54,8 +59,8 @@ static bool run_step(run_state *run, fnn_part part) {
         int status = FNN_OK;
         fnn_part share = {part.tid, op->serial ? 1 : part.n, may_stop ? part.team : NULL};
         if (share.tid < share.n) status = table[op->op](op->args, share);
-        if (status == FNN_STOP) {
-            run->bad_loss = true;
+        if (status != FNN_OK) {
+            __atomic_store_n(&run->status, status, __ATOMIC_RELAXED); /* all shares say the same */
             halt(part.team);
         }
         if (may_stop && part.tid == 0 && op->work > 1e7 && fnn_interrupted(part)) run->user = true;
@@ -87,7 +92,7 @@ fnn_outcome fnn_plan_run(fnn_plan *plan, int64_t steps, int64_t budget, bool pro
     fnn_team_init(&team, run.interruptible ? poll : NULL);
     fnn_parallel(run_share, &run, parallel ? FNN_MAX_THREADS : 1, &team);
     *done = run.done;
-    return run.bad_loss ? FNN_HALTED_LOSS : run.user ? FNN_HALTED_USER : FNN_RAN;
+    return run.user ? FNN_HALTED_USER : outcome(run.status);
 }
 
 typedef struct {
@@ -98,8 +103,8 @@ typedef struct {
 
 static void run_single(void *context, fnn_part part) {
     single_op *single = context;
-    if (fnn_current_isa->ops[single->op](single->args, part) == FNN_STOP)
-        single->status = FNN_STOP;
+    int status = fnn_current_isa->ops[single->op](single->args, part);
+    if (status != FNN_OK) __atomic_store_n(&single->status, status, __ATOMIC_RELAXED);
 }
 
 fnn_outcome fnn_run_op(fnn_op op, const void *args, double work, int (*poll)(void)) {
@@ -107,5 +112,5 @@ fnn_outcome fnn_run_op(fnn_op op, const void *args, double work, int (*poll)(voi
     fnn_team team;
     fnn_team_init(&team, work >= FNN_LONG_WORK ? poll : NULL);
     fnn_parallel(run_single, &single, work < FNN_PARALLEL_WORK ? 1 : FNN_MAX_THREADS, &team);
-    return single.status == FNN_STOP ? FNN_HALTED_LOSS : team.halt ? FNN_HALTED_USER : FNN_RAN;
+    return team.halt ? FNN_HALTED_USER : outcome(single.status);
 }

@@ -1,12 +1,16 @@
 /* What a training step does besides computing: fetch its batch, log its loss, count itself. */
 #include "kernel.h"
 
+/* The clock is data: a plan that is replayed past the end of its epoch must not read there. */
+INLINE bool past_end(int64_t first, int64_t n, int64_t limit) { return first < 0 || first > limit - n; }
+
 INLINE int64_t row_at(const int64_t *rows, int64_t i) { return rows ? rows[i] : i; }
 
 /* out[i] = data[rows[clock[0] + i]] * scale */
 KERNEL(gather_rows) {
     enum { AHEAD = 4, LINE = 64 };
     const int64_t f = a->f, first = a->clock[FNN_ROW];
+    if (past_end(first, a->n, a->limit)) return FNN_PAST_END;
     const size_t row_bytes = (size_t)f * (a->is_u8 ? 1 : sizeof(float));
     const vf scale = v_set1(a->scale);
     int64_t lo, hi;
@@ -36,6 +40,7 @@ KERNEL(gather_rows) {
 /* out[i] = labels[rows[clock[0] + i]]; share 0 does it */
 KERNEL(gather_labels) {
     if (part.tid > 0) return FNN_OK;
+    if (past_end(a->clock[FNN_ROW], a->n, a->limit)) return FNN_PAST_END;
     for (int64_t i = 0; i < a->n; i++) a->out[i] = a->labels[row_at(a->rows, a->clock[FNN_ROW] + i)];
     return FNN_OK;
 }
@@ -44,6 +49,7 @@ KERNEL(gather_labels) {
 KERNEL(log_step) {
     if (part.tid > 0) return FNN_OK;
     const int64_t batch = a->clock[FNN_BATCH];
+    if (past_end(batch, 1, a->limit)) return FNN_PAST_END;
     a->losses[batch] = a->loss[0];
     if (a->corrects) a->corrects[batch] = a->correct[0];
     return __builtin_isfinite(a->loss[0]) ? FNN_OK : FNN_STOP;

@@ -177,14 +177,14 @@ cdef extern from "fastnn.h" nogil:
         float scale
         const int64_t *clock
         float *out
-        int64_t n, f
+        int64_t n, f, limit
 
     ctypedef struct fnn_gather_labels_args:
         const int32_t *labels
         const int64_t *rows
         const int64_t *clock
         int32_t *out
-        int64_t n
+        int64_t n, limit
 
     ctypedef struct fnn_log_step_args:
         const float *loss
@@ -192,6 +192,7 @@ cdef extern from "fastnn.h" nogil:
         const int64_t *clock
         float *losses
         int64_t *corrects
+        int64_t limit
 
     ctypedef struct fnn_advance_args:
         int64_t n
@@ -260,6 +261,7 @@ cdef extern from "fastnn.h" nogil:
     ctypedef enum fnn_outcome:
         FNN_RAN
         FNN_HALTED_LOSS
+        FNN_HALTED_END
         FNN_HALTED_USER
     cbool fnn_plan_append(fnn_plan *plan, fnn_op op, const void *args, size_t size, double work)
     void fnn_plan_remove(fnn_plan *plan, int i)

@@ -397,6 +397,8 @@ cdef class Plan:
         self.stopped = outcome == FNN_HALTED_LOSS
         if outcome == FNN_HALTED_USER:
             raise_pending()
+        if outcome == FNN_HALTED_END:
+            raise IndexError(f"after {done} of {steps} steps the clock is past the end of the epoch's data")
         return done
 
     def replay(self, int64_t steps=1, double budget=0.04):
@@ -409,6 +411,8 @@ cdef class Plan:
 
         Raises
         ------
+        IndexError
+            The clock is past the data; the steps before were done.
         KeyboardInterrupt
             A long step was interrupted: everything that it would have updated is as before it.
         """

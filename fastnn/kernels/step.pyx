@@ -8,14 +8,15 @@ from fastnn.kernels.csrc cimport *
 from fastnn.kernels.plan cimport capturing, submit
 
 
-cdef check_rows(
+cdef int64_t check_rows(
     str kernel, Py_ssize_t total, const int64_t[::1] rows, const int64_t[::1] clock, Py_ssize_t n
-):
+) except -1:
+    """Returns how many rows an epoch has."""
     cdef int64_t available = total if rows is None else rows.shape[0]
     cdef int64_t first, i
     fixed(kernel, "clock", clock.shape[0], 3)
     if capturing():
-        return
+        return available
     first = clock[0]
     if not 0 <= first <= available - n:
         raise ValueError(
@@ -25,6 +26,7 @@ cdef check_rows(
         for i in range(first, first + n):
             if not 0 <= rows[i] < total:
                 raise ValueError(f"{kernel}: row {rows[i]} is not in [0, {total})")
+    return available
 
 
 def gather_rows(
@@ -49,7 +51,7 @@ def gather_rows(
         raise ValueError(
             f"gather_rows: out of shape {(out.shape[0], out.shape[1])} does not fit data of shape {data.shape}"
         )
-    check_rows("gather_rows", data.shape[0], rows, clock, out.shape[0])
+    args.limit = check_rows("gather_rows", data.shape[0], rows, clock, out.shape[0])
     args.rows = NULL
     if rows is not None:
         args.rows = &rows[0]
@@ -70,7 +72,7 @@ def gather_labels(
     Shapes: labels (M,) int32, rows (R,) int64 or None (0, 1, ...), clock (3,) int64, out (N,) int32.
     """
     cdef fnn_gather_labels_args args
-    check_rows("gather_labels", labels.shape[0], rows, clock, out.shape[0])
+    args.limit = check_rows("gather_labels", labels.shape[0], rows, clock, out.shape[0])
     args.labels, args.clock, args.out, args.n = &labels[0], &clock[0], &out[0], out.shape[0]
     args.rows = NULL
     if rows is not None:
@@ -99,6 +101,7 @@ def log_step(
         fixed("log_step", "corrects", corrects.shape[0], losses.shape[0])
     if not capturing() and not 0 <= clock[2] < losses.shape[0]:
         raise ValueError(f"log_step: batch {clock[2]} (clock[2]) is not in [0, {losses.shape[0]})")
+    args.limit = losses.shape[0]
     args.loss, args.clock, args.losses = &loss[0], &clock[0], &losses[0]
     args.correct = NULL
     if correct is not None:
