@@ -150,7 +150,7 @@ BACKWARD(gelu_backward, a->approximate ? FNN_GELU_TANH : FNN_GELU, 0, x)
 /* ---- dropout ---------------------------------------------------------------------------------- */
 
 typedef uint64_t vq __attribute__((vector_size(4 * VL)));
-enum { BLOCKS = VL / 2 }; /* Philox blocks in a vq: one word of each to a 64-bit lane */
+enum { BLOCKS = VL / 2 }; /* Philox blocks in a vq: one word to a 64-bit lane, in its low half */
 
 INLINE vq vq_set1(uint64_t x) { return x - (vq){0}; }
 
@@ -169,33 +169,29 @@ INLINE vq vq_mul32(vq a, vq b) {
 
 /* What all elements of a step share. */
 typedef struct {
-    vq key[10][2]; /* of every round */
+    vq key[10][2]; /* of every round of Philox4x32-10 */
     vq counter[4]; /* but for the block's number in word 0 */
     vu threshold;
 } mask_rule;
 
-/* Philox4x32-10 on BLOCKS counters c; only the low halves of the lanes mean anything. */
-INLINE void philox(const mask_rule *rule, vq c[4]) {
-    const vq m0 = vq_set1(0xD2511F53), m1 = vq_set1(0xCD9E8D57);
-    for (int round = 0; round < 10; round++) {
-        vq p0 = vq_mul32(c[0], m0), p1 = vq_mul32(c[2], m1);
-        c[0] = (p1 >> 32) ^ c[1] ^ rule->key[round][0];
-        c[1] = p1;
-        c[2] = (p0 >> 32) ^ c[3] ^ rule->key[round][1];
-        c[3] = p0;
-    }
+INLINE void philox_round(const vq key[2], vq c[4]) {
+    vq p0 = vq_mul32(c[0], vq_set1(0xD2511F53)), p1 = vq_mul32(c[2], vq_set1(0xCD9E8D57));
+    c[0] = (p1 >> 32) ^ (c[1] ^ key[0]);
+    c[1] = p1;
+    c[2] = (p0 >> 32) ^ (c[3] ^ key[1]);
+    c[3] = p0;
 }
 
 /* mask[e] = word e % 4 of block first + e / 4 >= threshold, for the 4 * VL elements from block first */
 INLINE void make_mask(const mask_rule *rule, int64_t first, uint8_t *mask) {
     const vq low = vq_set1(0xffffffff);
-    vq even[4], odd[4];
-    memcpy(even, rule->counter, sizeof even);
-    memcpy(odd, rule->counter, sizeof odd);
-    even[0] += vq_set1((uint64_t)first);
-    odd[0] = even[0] + vq_set1(1);
-    philox(rule, even);
-    philox(rule, odd);
+    const vq *c = rule->counter, block = c[0] + vq_set1((uint64_t)first);
+    vq even[4] = {block, c[1], c[2], c[3]}, odd[4] = {block + vq_set1(1), c[1], c[2], c[3]};
+    /* side by side: a round alone would wait for its own multiplications */
+    for (int round = 0; round < 10; round++) {
+        philox_round(rule->key[round], even);
+        philox_round(rule->key[round], odd);
+    }
     vu bytes = {0};
     for (int word = 0; word < 4; word++) {
         vu words = (vu)((even[word] & low) | odd[word] << 32); /* lane i is block first + i */

@@ -29,41 +29,53 @@ INLINE float exp_row(const float *x, int64_t c, float max, float *dx, vf *last) 
     return v_hsum(sum);
 }
 
-/* Adds log(sums[i]) + rests[i] of n <= VL rows: one vector logarithm instead of n. */
-INLINE double add_logs(double total, const float *sums, const float *rests, int n) {
+/* What a row adds to the loss: log(sum) * weight + rest.  VL rows wait for one vector logarithm. */
+typedef struct {
+    float sum[VL], weight[VL], rest[VL];
+    int n;
+    double total;
+} row_losses;
+
+INLINE void flush_rows(row_losses *l) {
     float logs[VL];
-    v_store(logs, v_log(v_load(sums)));
-    for (int i = 0; i < n; i++) total += (double)logs[i] + (double)rests[i];
-    return total;
+    v_store(logs, v_log(v_load(l->sum)));
+    for (int i = 0; i < l->n; i++)
+        l->total += (double)logs[i] * (double)l->weight[i] + (double)l->rest[i];
+    l->n = 0;
+}
+
+INLINE void add_row(row_losses *l, float sum, float weight, float rest) {
+    l->sum[l->n] = sum;
+    l->weight[l->n] = weight;
+    l->rest[l->n] = rest;
+    if (++l->n == VL) flush_rows(l);
 }
 
 /* loss = -mean(log(softmax(x))[i, labels[i]]); dx = (softmax(x) - onehot(labels)) / N */
 KERNEL(softmax_cross_entropy) {
     if (part.tid > 0) return FNN_OK;
     const int64_t n = a->n, c = a->c;
-    float sums[VL] = {0}, rests[VL];
-    double total = 0;
+    row_losses losses = {0};
     int64_t correct = 0;
     for (int64_t i = 0; i < n; i++) {
         const float *x = a->x + i * c;
         float *dx = a->dx ? a->dx + i * c : NULL;
         const int32_t label = a->labels[i];
-        const int slot = (int)(i % VL);
         const float max = v_row_max(x, c);
         vf last = {0};
-        sums[slot] = exp_row(x, c, max, dx, &last);
-        rests[slot] = max - x[label];
+        const float sum = exp_row(x, c, max, dx, &last);
+        add_row(&losses, sum, 1.0f, max - x[label]);
         correct += is_argmax(x, label, max);
         if (dx) {
-            const vf scale = v_set1(1.0f / (sums[slot] * (float)n));
+            const vf scale = v_set1(1.0f / (sum * (float)n));
             int64_t j = 0;
             for (; j + VL <= c; j += VL) v_store(dx + j, v_load(dx + j) * scale);
             if (j < c) v_store_n(dx + j, last * scale, (int)(c - j));
             dx[label] -= 1.0f / (float)n;
         }
-        if (slot == VL - 1 || i == n - 1) total = add_logs(total, sums, rests, slot + 1);
     }
-    a->loss[0] = (float)(total / (double)n);
+    flush_rows(&losses);
+    a->loss[0] = (float)(losses.total / (double)n);
     a->correct[0] = correct;
     return FNN_OK;
 }
@@ -73,7 +85,7 @@ KERNEL(softmax_cross_entropy) {
 KERNEL(softmax_cross_entropy_soft) {
     if (part.tid > 0) return FNN_OK;
     const int64_t n = a->n, c = a->c;
-    double total = 0;
+    row_losses losses = {0};
     int64_t correct = 0;
     for (int64_t i = 0; i < n; i++) {
         const float *x = a->x + i * c, *target = a->target + i * c;
@@ -96,7 +108,7 @@ KERNEL(softmax_cross_entropy_soft) {
             dot = v_fma(last_target, v_set1(max) - v_load_n(x + j, rest), dot);
         }
         const float mass = v_hsum(weight);
-        total += (double)v_log(v_set1(sum))[0] * (double)mass + (double)v_hsum(dot);
+        add_row(&losses, sum, mass, v_hsum(dot));
         const float top = v_row_max(target, c);
         int64_t k = 0;
         while (k < c - 1 && target[k] != top) k++;
@@ -108,7 +120,8 @@ KERNEL(softmax_cross_entropy_soft) {
             if (j < c) v_store_n(dx + j, v_fma(share, last_target, last * scale), (int)(c - j));
         }
     }
-    a->loss[0] = (float)(total / (double)n);
+    flush_rows(&losses);
+    a->loss[0] = (float)(losses.total / (double)n);
     a->correct[0] = correct;
     return FNN_OK;
 }
