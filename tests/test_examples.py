@@ -1,0 +1,102 @@
+"""The examples run as a user runs them, in a process and a folder of their own.
+
+Owns the demo's exit code, output and figure; what training computes is tested elsewhere.
+"""
+
+import os
+import re
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import pytest
+
+DEMO = Path(__file__).parents[1] / "examples" / "demo.py"
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def demo(folder, *options, prelude="", **environment):
+    """Run the demo in ``folder``, after the statements in ``prelude``."""
+    script = f"import runpy, sys\n{prelude}\nrunpy.run_path({str(DEMO)!r}, run_name='__main__')"
+    return subprocess.run(
+        [sys.executable, "-c", script, *options],
+        cwd=folder,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def accuracy(result):
+    assert result.returncode == 0, result.stderr
+    percent = re.search(r"^test accuracy (\d+\.\d\d)%$", result.stdout, re.MULTILINE)
+    assert percent, result.stdout
+    return float(percent[1]) / 100
+
+
+def check_figure(path):
+    """Check that a file is a whole PNG with pixels of many values."""
+    data = path.read_bytes()
+    assert data[:8] == PNG and data[12:16] == b"IHDR"
+    width, height, depth, color = struct.unpack(">IIBB", data[16:26])
+    assert 600 <= width <= 1600 and 400 <= height <= 1600 and (depth, color) == (8, 6)
+    at, pixels = 8, b""
+    while at < len(data):
+        (length,) = struct.unpack(">I", data[at : at + 4])
+        kind, body = data[at + 4 : at + 8], data[at + 8 : at + 8 + length]
+        pixels += body if kind == b"IDAT" else b""
+        at += 12 + length
+    rows = zlib.decompress(pixels)
+    assert kind == b"IEND" and len(rows) == height * (1 + 4 * width)
+    assert len(set(rows)) > 100
+
+
+def test_demo_on_digits(tmp_path):
+    result = demo(tmp_path, "--data", "digits", "--epochs", "8", "--out", "a/b.png")
+    assert accuracy(result) > 0.93
+    assert re.search(r"^data: 8x8 digits, 1,438 images .* 359 ", result.stdout, re.MULTILINE)
+    assert re.search(r"\d\.\d\d s: [\d,]+ samples/s$", result.stdout, re.MULTILINE)
+    assert "17,226 trainable parameters" in result.stdout
+    assert len(re.findall(r"^epoch +\d/8 .*val_accuracy 0\.\d{4} ", result.stdout, re.M)) == 8
+    assert not result.stderr
+    check_figure(tmp_path / "a" / "b.png")
+
+
+@pytest.mark.skipif("FASTNN_DATA" not in os.environ, reason="FASTNN_DATA is not set")
+def test_demo_on_mnist(tmp_path):
+    result = demo(tmp_path)  # as make demo runs it
+    assert accuracy(result) >= 0.975
+    assert "data: MNIST, 60,000 images" in result.stdout
+    assert "109,386 trainable parameters" in result.stdout
+    check_figure(tmp_path / "out" / "demo.png")
+
+
+def test_demo_falls_back_on_digits(tmp_path):
+    no_mnist = "import fastnn.datasets as d; d.MIRRORS['mnist'] = (); d.SYSTEM_FOLDER = 'nowhere'"
+    here = {"FASTNN_DATA": "", "FASTNN_CACHE": str(tmp_path / "cache")}
+    result = demo(tmp_path, "--epochs", "1", prelude=no_mnist, **here)
+    assert accuracy(result) > 0.5
+    assert "MNIST cannot be loaded" in result.stdout
+    assert "data: 8x8 digits" in result.stdout
+
+    result = demo(tmp_path, "--data", "mnist", prelude=no_mnist, **here)
+    assert result.returncode == 1
+    assert result.stderr.startswith("mnist: ") and "Traceback" not in result.stderr
+
+
+def test_demo_without_matplotlib(tmp_path):
+    prelude = "sys.modules['matplotlib'] = sys.modules['matplotlib.figure'] = None"
+    result = demo(tmp_path, "--data", "digits", "--epochs", "1", prelude=prelude)
+    assert accuracy(result) > 0.5
+    assert "pip install matplotlib" in result.stdout
+    assert not (tmp_path / "out" / "demo.png").exists()
+
+
+def test_demo_refuses_bad_options(tmp_path):
+    result = demo(tmp_path, "--epochs", "0")
+    assert result.returncode == 2
+    assert "--epochs: got 0, expected at least 1" in result.stderr
