@@ -10,10 +10,4 @@ from fastnn.reference.loss import *  # noqa: F403
 from fastnn.reference.optimizer import *  # noqa: F403
 from fastnn.reference.step import *  # noqa: F403
 
-__all__ = [
-    *dense.__all__,
-    *elementwise.__all__,
-    *loss.__all__,
-    *optimizer.__all__,
-    *step.__all__,
-]
+__all__ = dense.__all__ + elementwise.__all__ + loss.__all__ + optimizer.__all__ + step.__all__
