@@ -3,8 +3,9 @@
 Leaves who may use which predictor at a time to ``Sequential``.
 """
 
-import math
 from collections.abc import Callable
+from functools import partial
+from math import isfinite, prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,9 +29,7 @@ _FLOAT32 = np.dtype(np.float32)
 
 def chunk_rows(model: "Sequential") -> int:
     """Return how many samples to compute at once: as many as leave their activations in cache."""
-    floats = max(
-        math.prod(layer.input_shape) + math.prod(layer.output_shape) for layer in model.layers
-    )
+    floats = max(prod(layer.input_shape) + prod(layer.output_shape) for layer in model.layers)
     return max(16, min(_MAX_CHUNK, _CHUNK_BYTES // (4 * floats)))
 
 
@@ -47,6 +46,7 @@ class Predictor:
 
     def __init__(self, model: "Sequential", end: int) -> None:
         self.model, self.end = model, end
+        self.chunk = chunk_rows(model)
         self._use(backend.kernels_for(model.dtype), 1)
 
     def _use(self, k: Any, n: int) -> None:
@@ -60,31 +60,29 @@ class Predictor:
         if blocker is not None:
             model.warn_eager(blocker)
         self.eager = blocker is not None or k is not backend.compiled
-        # Per input shape: the workspace, its input, the same flat, its output, what computes it.
-        self.runs: dict[tuple[int, ...], tuple[Workspace, Array, Array, Array, Any]] = {}
+        # Per input shape: where the input goes, its sum of squares, the output, what computes it.
+        self.runs: dict[tuple[int, ...], tuple[Array, Callable[[], Any], Array, Any]] = {}
 
-    def _run(self, n: int) -> tuple[Workspace, Array, Array, Array, Any]:
+    def _run(self, n: int) -> tuple[Array, Callable[[], Any], Array, Any]:
         """Return what computes n rows."""
         if n > self.workspace.n:
-            self._use(self.k, n)
+            self._use(self.k, min(self.chunk, max(n, 2 * self.workspace.n)))
         shape = (n, *self.workspace.x.shape[1:])
         if shape not in self.runs:
             if len(self.runs) >= _MAX_RUNS:
                 self.runs.clear()
             ws = self.workspace.narrow(n)
-            compute: Callable[[], object]
             if self.eager or not ws.stages:
-
-                def compute() -> None:
-                    self._forward(ws)
+                compute = partial(self._forward, ws)
             else:
-                compute = record(self.k, lambda: self._forward(ws), fuse=True).replay
-            self.runs[shape] = (ws, ws.x, ws.x.reshape(-1), ws.out, compute)
+                compute = record(self.k, partial(self._forward, ws), fuse=True).replay
+            flat = ws.x.reshape(-1)
+            self.runs[shape] = (ws.x, partial(flat.dot, flat), ws.out, compute)
         return self.runs[shape]
 
     def _forward(self, ws: Workspace) -> None:
         for stage in ws.stages:
-            stage.layer.forward(self.k, stage.x, stage.out, stage.saved)
+            stage.forward(self.k)
 
     def __call__(self, x: ArrayLike) -> Array:
         """Return the output for samples ``x`` (N, *input_shape)."""
@@ -92,9 +90,9 @@ class Predictor:
         if type(x) is np.ndarray and x.dtype is _FLOAT32 and self.k is backend.active:
             run = self.runs.get(x.shape)
             if run is not None:
-                _, inputs, flat, out, compute = run
+                inputs, squares, out, compute = run
                 inputs[...] = x
-                if math.isfinite(np.vdot(flat, flat)):
+                if isfinite(squares()):
                     compute()
                     return out.copy()
         return self._in_chunks(x)
@@ -105,13 +103,12 @@ class Predictor:
         if k is not self.k:
             self._use(k, self.workspace.n)
         rows, scale = to_rows("x", x, model.layers[0].input_shape, model.dtype)
-        chunk = min(len(rows), chunk_rows(model))
         out = np.empty((len(rows), *model.layers[self.end - 1].output_shape), model.dtype)
-        for start in range(0, len(rows), chunk):
-            stop = min(start + chunk, len(rows))
-            ws, _, _, result, compute = self._run(stop - start)
+        for start in range(0, len(rows), self.chunk):
+            stop = min(start + self.chunk, len(rows))
+            inputs, _, result, compute = self._run(stop - start)
             self.clock[0] = start
-            self.k.gather_rows(rows, None, scale, self.clock, ws.rows)
+            self.k.gather_rows(rows, None, scale, self.clock, inputs.reshape(stop - start, -1))
             compute()
             out[start:stop] = result
         return out

@@ -8,7 +8,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -47,6 +47,17 @@ class Stage:
     dout: Array | None
     dx: Array | None
     saved: SimpleNamespace
+
+    def forward(self, k: ModuleType) -> None:
+        """Compute ``out``."""
+        with self.layer.named():
+            self.layer.forward(k, self.x, self.out, self.saved)
+
+    def backward(self, k: ModuleType) -> None:
+        """Compute ``dx`` and the weights' gradients."""
+        assert self.dout is not None
+        with self.layer.named():
+            self.layer.backward(k, self.dout, self.x, self.out, self.dx, self.saved)
 
 
 @dataclass(slots=True)

@@ -138,8 +138,8 @@ class Sequential:
                 )
             return
         output = shape
-        for index, layer in enumerate(self.layers):
-            output = _build(layer, index, output)
+        for layer in self.layers:
+            output = _build(layer, output)
         self._allocate()
         self.input_shape, self.output_shape = shape, output
         rng = generator(self.seed, _INITIAL_EPOCH)
@@ -427,9 +427,7 @@ class Sequential:
         if self._warned:
             return
         self._warned = True
-        name = type(blocker).__name__
-        if isinstance(blocker, Layer):
-            name = f"layer {blocker.index} ({name})"
+        name = blocker.label if isinstance(blocker, Layer) else type(blocker).__name__
         warnings.warn(
             f"{name} computes outside the kernels, so no plan can be recorded and the model runs "
             "eagerly, each step in Python. To record it, compute through the kernels k only and "
@@ -621,13 +619,10 @@ def _expand(layers: Sequence[Layer]) -> list[Layer]:
     return expanded
 
 
-def _build(layer: Layer, index: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+def _build(layer: Layer, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Build one layer on its input's shape and return its output's."""
-    where = f"layer {index} ({type(layer).__name__})"
     layer.weights.clear()
     layer.input_shape = shape
-    try:
+    with layer.named():
         layer.output_shape = check_shape("output shape", layer.build(shape))
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{where}: {error}") from error
     return layer.output_shape

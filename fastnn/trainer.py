@@ -122,7 +122,7 @@ class Trainer:
         self._correct = np.zeros(1, np.int64)
         self._start = 0.0
         self.interrupts = Interrupts()
-        self._rows = np.arange(self.samples) if shuffle else None
+        self._rows = np.arange(self.samples) if shuffle and self.batches > 1 else None
         self.state = None if optimizer is None else optimizer.state(model)
         if self.state is not None:
             self.clock[1] = self.state.step
@@ -156,7 +156,7 @@ class Trainer:
         """Make one step: fetch a batch, forward, loss, and in training backward and update."""
         self._fetch(ws)
         for stage in ws.stages:
-            stage.layer.forward(self.k, stage.x, stage.out, stage.saved)
+            stage.forward(self.k)
         assert ws.target is not None
         self.loss.compute(self.k, ws.out, ws.target, ws.dout, self._loss, self._correct)
         correct = None if self.corrects is None else self._correct
@@ -164,8 +164,7 @@ class Trainer:
         if self.eager and not math.isfinite(self._loss[0]):
             raise self._diverged(ws)
         for stage in ws.backward:
-            layer, dout, dx = stage.layer, stage.dout, stage.dx
-            layer.backward(self.k, dout, stage.x, stage.out, dx, stage.saved)  # type: ignore[arg-type]
+            stage.backward(self.k)
         if self.optimizer is not None and self.state is not None and ws.backward:
             model = self.model
             self.optimizer.update(
@@ -254,12 +253,12 @@ class Trainer:
         layer, reason = None, "all layers' outputs are finite, the loss of them is not"
         with np.errstate(over="ignore", invalid="ignore"):
             for stage in ws.stages:
-                index, name = stage.layer.index, f"layer {stage.layer.index} ({stage.layer})"
+                index, name = stage.layer.index, stage.layer.label
                 weights = [getattr(stage.layer, weight) for weight in stage.layer.weights]
                 if not all(np.isfinite(weight).all() for weight in weights):
                     layer, reason = index, f"{name} is the first with weights that are not finite"
                     break
-                stage.layer.forward(self.k, stage.x, stage.out, stage.saved)
+                stage.forward(self.k)
                 if not np.isfinite(stage.out).all():
                     layer, reason = index, f"{name} is the first whose output is not finite"
                     break

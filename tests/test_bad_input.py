@@ -471,6 +471,36 @@ def test_a_user_layer_with_wrong_shapes(backend):
             fnn.Sequential([fnn.Dense(2), Wrong(shape)], 3)
 
 
+def test_errors_in_a_user_layer_name_it(backend):
+    class Wrong(fnn.Layer):
+        def forward(self, k, x, out, saved):
+            out[...] = x if not saved.training or self.good else x[:, :1, None]
+
+        def backward(self, k, dout, x, out, dx, saved):
+            raise TypeError("no gradient")
+
+    for good, message in ((False, "could not broadcast"), (True, "no gradient")):
+        wrong = Wrong()
+        wrong.good = good
+        net = fnn.Sequential([fnn.Dense(CLASSES), wrong], seed=0)
+        with (
+            pytest.raises((ValueError, TypeError), match=rf"^layer 1 \(Wrong\): {message}"),
+            fnn.use_backend("reference"),
+        ):
+            net.fit(good_x(), good_y(), verbose=0)
+
+
+@pytest.mark.parametrize("name", ["", "a.b", "forward", "a b", "3"])
+def test_bad_names_of_weights(name):
+    class Wrong(fnn.Layer):
+        def build(self, input_shape):
+            self.add_weight(name, input_shape, "zeros")
+            return input_shape
+
+    with pytest.raises(ValueError, match=rf"^layer 0 \(Wrong\): name of a weight: got '{name}'"):
+        fnn.Sequential([Wrong()], 3)
+
+
 def test_pandas_like_and_scipy_like_inputs():
     class Frame:
         def __array__(self, dtype=None, copy=None):

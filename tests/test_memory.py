@@ -74,10 +74,10 @@ def test_a_layer_that_says_nothing_is_left_alone():
 
 def test_views_have_no_stage():
     ws = training(fnn.Flatten(), fnn.Dense(6), fnn.Reshape((2, 3)), fnn.Linear(), fnn.Softmax())
-    assert [str(stage.layer) for stage in ws.stages] == ["Dense", "Softmax"]
+    assert [type(stage.layer).__name__ for stage in ws.stages] == ["Dense", "Softmax"]
     assert ws.stages[1].x.shape == (8, 2, 3)
     assert shared(ws.stages[0].out, ws.stages[1].x)
-    assert [str(stage.layer) for stage in ws.backward] == ["Softmax", "Dense"]
+    assert [type(stage.layer).__name__ for stage in ws.backward] == ["Softmax", "Dense"]
 
 
 def test_gradients_alternate_between_two_buffers():
@@ -95,7 +95,7 @@ def test_outside_training_two_buffers_do():
     assert len({stage.out.ctypes.data for stage in ws.stages}) == 2
     assert ws.arena.nbytes == 4 * 16 * (10 + 30)
     assert not ws.backward and ws.dout is None
-    assert [str(stage.layer) for stage in ws.stages] == ["Dense", "GELU"] * 4
+    assert [type(stage.layer).__name__ for stage in ws.stages] == ["Dense", "GELU"] * 4
 
 
 @pytest.mark.parametrize("m", [1, 5, 8])

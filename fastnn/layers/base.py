@@ -3,6 +3,8 @@
 Leaves buffers to ``memory.Workspace`` and the flat weight vectors to ``Sequential``.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
 
@@ -121,6 +123,9 @@ class Layer(Component):
         shape : tuple of int
         initializer : Initializer or str
         """
+        taken = name in self.weights or callable(getattr(type(self), name, None))
+        if taken or not name.isidentifier():
+            raise ValueError(f"name of a weight: got {name!r}, expected a new identifier")
         checked = choose(f"initializer of {name}", initializer, Initializer, INITIALIZERS)
         self.weights[name] = (check_shape(f"shape of {name}", shape), checked)
 
@@ -137,5 +142,16 @@ class Layer(Component):
         dropped |= {prefix + name for name in self.weights for prefix in ("", "d")}
         return {key: value for key, value in self.__dict__.items() if key not in dropped}
 
-    def __str__(self) -> str:
-        return type(self).__name__
+    @property
+    def label(self) -> str:
+        """Index and name, as errors show them."""
+        return f"layer {self.index} ({type(self).__name__})"
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Put the label before the message of a ValueError or TypeError."""
+        try:
+            yield
+        except (TypeError, ValueError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"{self.label}: {error}") from error
