@@ -68,7 +68,6 @@ def compiled_step(row: Row, model: nn.Module) -> Step:
         out = torch.func.functional_call(model, dict(zip(names, values, strict=True)), (x,))
         return functional.cross_entropy(out, y)
 
-    @torch.compile(dynamic=False)
     def step(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         loss: torch.Tensor
         gradients, loss = torch.func.grad_and_value(loss_of)(parameters, x, y)
@@ -84,8 +83,8 @@ def compiled_step(row: Row, model: nn.Module) -> Step:
                 p.sub_(row.lr * g)
         return loss
 
-    undifferentiated: Step = torch.no_grad()(step)
-    return undifferentiated
+    compiled: Step = torch.no_grad()(torch.compile(step, dynamic=False))
+    return compiled
 
 
 def trainer(
@@ -102,7 +101,7 @@ def trainer(
         for _ in range(steps):
             loss = step(xs[done % len(xs)], ys[done % len(ys)])
             done += 1
-        return loss.item()
+        return float(loss)
 
     return run
 
@@ -116,10 +115,10 @@ def predictor(
         model = torch.compile(model, dynamic=False)
     sample = torch.tensor(x)
 
-    @torch.inference_mode()
     def run(calls: int) -> np.ndarray:
-        for _ in range(calls):
-            out = model(sample)
-        return out.numpy()
+        with torch.inference_mode():
+            for _ in range(calls):
+                out = model(sample)
+        return np.asarray(out)
 
     return run
