@@ -1,0 +1,92 @@
+"""Runs every Python block in README.md and docs/*.md, and compares what it prints with the page.
+
+A ``text`` block right after a ``python`` block is its exact output; ``python tests/test_docs.py``
+writes these outputs anew. Whether the prose is true is left to its readers.
+"""
+
+import contextlib
+import io
+import os
+import re
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastnn as fnn
+from fastnn import backend as backends
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(
+    r"^```python\n(?P<code>.*?)^```\n(?:\n```text\n(?P<output>.*?)^```\n)?",
+    re.MULTILINE | re.DOTALL,
+)
+LINK = re.compile(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)")
+
+
+def small_set(*, download=True):
+    """In place of MNIST: the 8x8 digits, three times as large in a frame, repeated."""
+    train, test = fnn.datasets.load_digits()
+
+    def enlarge(x, y, n):
+        rows = np.arange(n) % len(x)
+        large = x.repeat(3, axis=1).repeat(3, axis=2)
+        return np.pad(large, [(0, 0), (2, 2), (2, 2)])[rows], y[rows]
+
+    return enlarge(*train, 10_100), enlarge(*test, 300)
+
+
+def run(page):
+    """Yield each block of a page, in order and in one namespace, with what it prints."""
+    text = page.read_text(encoding="utf-8")
+    # data.md trains "model", whatever network that is
+    names = {"model": fnn.Sequential([fnn.Flatten(), fnn.Dense(10)], seed=0)}
+    for block in BLOCK.finditer(text):
+        lines = "\n" * text[: block.start("code")].count("\n")
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            exec(compile(lines + block["code"], str(page), "exec"), names)
+        yield block, printed.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore:layer . .Swish. computes outside")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_blocks_run_and_print_what_the_page_says(page, compiled, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(fnn.datasets, "load_mnist", small_set)
+    monkeypatch.setattr(fnn.datasets, "load_fashion_mnist", small_set)
+    for block, printed in run(page):
+        if block["output"] is not None:
+            assert printed == block["output"], "python tests/test_docs.py writes outputs anew"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in LINK.findall(page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+def test_every_page_is_linked_from_the_readme():
+    linked = set(LINK.findall((ROOT / "README.md").read_text(encoding="utf-8")))
+    assert {f"docs/{page.name}" for page in PAGES[1:]} <= linked
+
+
+def write_outputs():
+    """Put what the blocks print into the pages."""
+    fnn.datasets.load_mnist = fnn.datasets.load_fashion_mnist = small_set
+    for page in PAGES:
+        text, shift = page.read_text(encoding="utf-8"), 0
+        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+            for block, printed in run(page):
+                if block["output"] is not None:
+                    start, end = (at + shift for at in block.span("output"))
+                    text = text[:start] + printed + text[end:]
+                    shift += len(printed) - (end - start)
+        page.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    assert backends.compiled is not None, backends.missing
+    os.chdir(ROOT)
+    write_outputs()
