@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import fastnn as fnn
 from fastnn.memory import Workspace, aligned_zeros
@@ -141,3 +143,53 @@ def test_training_needs_little_memory(compiled):
     parameters = 4 * model.theta.size
     assert peak < 6e6 + 3 * parameters
     assert math.isfinite(model.history["loss"][0])
+
+
+MENU = {
+    "dense": lambda: fnn.Dense(6),
+    "narrow": lambda: fnn.Dense(3, use_bias=False),
+    "relu": fnn.ReLU,
+    "leaky": fnn.LeakyReLU,
+    "sigmoid": fnn.Sigmoid,
+    "tanh": fnn.Tanh,
+    "gelu": fnn.GELU,
+    "softmax": fnn.Softmax,
+    "dropout": lambda: fnn.Dropout(0.3),
+    "linear": fnn.Linear,
+    "views": lambda: fnn.Reshape((3, -1)),
+    "flat": fnn.Flatten,
+}
+
+
+def stack(names):
+    """Return the layers, with what Dense needs before it."""
+    layers = []
+    for name in names:
+        layers += [fnn.Flatten()] if name in ("dense", "narrow") else []
+        layers.append(MENU[name]())
+    return [*layers, fnn.Flatten(), fnn.Dense(2)]
+
+
+def trained_and_used(names, share):
+    """Return weights and outputs, with buffers of their own for all layers unless they share."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(11, 6)).astype(np.float32), rng.integers(0, 2, 11)
+    layers = stack(names)
+    if not share:
+        for layer in layers:
+            layer.inplace = layer.elementwise = False
+            layer.reads_output = True
+    model = fnn.Sequential(layers, 6, seed=1)
+    model.fit(x, y, optimizer="adam", batch_size=4, epochs=2, fuse=False, verbose=0)
+    return model.theta, model.predict(x), *(model.features(x, i) for i in range(len(layers)))
+
+
+@pytest.mark.parametrize("name", ["reference", "compiled"])
+@given(names=st.lists(st.sampled_from(list(MENU)), max_size=7))
+@settings(max_examples=40, deadline=None)
+def test_sharing_buffers_changes_no_bit(name, names):
+    if name == "compiled" and fnn.backend.compiled is None:
+        pytest.skip("the extension is not built")
+    with fnn.use_backend(name):
+        for a, b in zip(trained_and_used(names, True), trained_and_used(names, False), strict=True):
+            np.testing.assert_array_equal(a, b)

@@ -9,9 +9,12 @@ import time
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import fastnn as fnn
 from fastnn.checks import PIXEL_SCALE
+from fastnn.memory import Workspace
 from fastnn.trainer import Data, Trainer
 
 NETS = {
@@ -76,6 +79,56 @@ def test_plan_against_eager_steps_and_reference(net, optimizer, three, compiled)
     np.testing.assert_allclose(
         fused.history.batch_losses, reference.history.batch_losses, rtol=1e-3, atol=1e-4
     )
+
+
+WIDE = {
+    "dense": lambda: fnn.Dense(96),
+    "no bias": lambda: fnn.Dense(80, use_bias=False),
+    "relu": fnn.ReLU,
+    "leaky": fnn.LeakyReLU,
+    "sigmoid": fnn.Sigmoid,
+    "tanh": fnn.Tanh,
+    "gelu": fnn.GELU,
+    "dropout": lambda: fnn.Dropout(0.3),
+    "softmax": fnn.Softmax,
+}
+
+
+@given(
+    names=st.lists(st.sampled_from(list(WIDE)), max_size=7),
+    optimizer=st.sampled_from(list(OPTIMIZERS)),
+    batch_size=st.sampled_from([1, 31, 64, 200]),
+)
+@settings(max_examples=40, deadline=None)
+def test_plans_of_any_net_against_eager_steps(names, optimizer, batch_size):
+    if fnn.backend.compiled is None:
+        pytest.skip("the extension is not built")
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(200, 70)).astype(np.float32), rng.integers(0, 3, 200)
+    results = []
+    for options in ({"eager": True}, {"fuse": False}, {}, {}):
+        model = fnn.Sequential([*(WIDE[name]() for name in names), fnn.Dense(3)], seed=1)
+        rate = OPTIMIZERS[optimizer]()
+        rate.lr *= 0.1
+        history = model.fit(
+            x[:batch_size], y[:batch_size], optimizer=rate, epochs=2, verbose=0, **options
+        )
+        outputs = model.predict(x)
+        np.testing.assert_allclose(outputs, _eager_outputs(model, x), rtol=1e-3, atol=1e-4)
+        results.append((model.theta.copy(), history.batch_losses, outputs))
+    eager, unfused, fused, again = results
+    for a, b in (*zip(eager, unfused, strict=True), *zip(fused, again, strict=True)):
+        np.testing.assert_array_equal(a, b)
+    for a, b in zip(eager[:2], fused[:2], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-3)
+
+
+def _eager_outputs(model, x):
+    ws = Workspace(model.layers, len(x), np.float32, training=False)
+    ws.rows[...] = x
+    for stage in ws.stages:
+        stage.forward(fnn.backend.compiled)
+    return ws.out.copy()
 
 
 @pytest.mark.parametrize("net", NETS)
@@ -323,6 +376,23 @@ def test_a_second_fit_at_the_same_time_is_refused(three, backend):
     refused.set()
     thread.join(20)
     model.fit(*three, verbose=0)
+
+
+def test_prediction_during_training(digits, compiled):
+    x, y = digits
+    model = fnn.Sequential([fnn.Dense(64, "relu"), fnn.Dense(10)], 64, seed=0)
+    thread = threading.Thread(
+        target=model.fit, args=(x, y), kwargs={"epochs": 15, "verbose": 0, "optimizer": "adam"}
+    )
+    thread.start()
+    calls = 0
+    while thread.is_alive() or not calls:
+        assert np.isfinite(model.predict(x[: calls % 300 + 1])).all()
+        calls += 1
+    thread.join(60)
+    alone = fnn.Sequential([fnn.Dense(64, "relu"), fnn.Dense(10)], 64, seed=0)
+    alone.fit(x, y, epochs=15, verbose=0, optimizer="adam")
+    np.testing.assert_array_equal(model.theta, alone.theta)
 
 
 def test_two_models_train_at_the_same_time(three, backend):
