@@ -40,7 +40,7 @@ INLINE vf v_log(vf t) {
     vi small = t < v_set1(0x1p-126f);
     vf scaled = v_select(small, t * v_set1(0x1p23f), t);
     /* t = 2**n * (1 + x) with 1 + x in [sqrt(1/2), sqrt(2)) */
-    vi bits = (vi)scaled - vi_set1(0x3f3504f3);
+    vi bits = (vi)((vu)scaled - vu_set1(0x3f3504f3));
     vf n = v_from_int((bits >> 23) - (small & vi_set1(23)));
     vf x = (vf)((bits & vi_set1(0x7fffff)) + vi_set1(0x3f3504f3)) - v_set1(1.0f);
     vf p = v_set1(0x1.147246p-4f);

@@ -309,15 +309,16 @@ def test_other_memory_layouts_and_types_are_refused(case):
 
 
 @every_kernel
-def test_misaligned_arrays_give_the_same_bits(case, isa):
-    args = fresh(case, case.sizes[-1])
-    wanted = bits(run(kernels, case, copy(args)))
+def test_misaligned_arrays_are_refused(case):
+    drawn = (case.arguments(dict.fromkeys(case.bench, 9), seed) for seed in range(99))
+    args = next(args for args in drawn if all(value is not None for value in args.values()))
     for name, array in args.items():
-        if isinstance(array, np.ndarray):
+        if isinstance(array, np.ndarray) and array.itemsize > 1:
             raw = np.empty(array.nbytes + 1, np.uint8)
-            args[name] = raw[1:].view(array.dtype).reshape(array.shape)
-            args[name][...] = array
-    assert bits(run(kernels, case, args)) == wanted
+            odd = raw[1:].view(array.dtype).reshape(array.shape)
+            odd[...] = array
+            with pytest.raises(ValueError):
+                getattr(kernels, case.name)(*{**args, name: odd}.values())
 
 
 @every_kernel

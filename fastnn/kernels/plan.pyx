@@ -4,6 +4,7 @@ Owns the compiled core (instruction set, threads) and the fusion of neighbouring
 consists of is the trainer's business.
 """
 
+cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uintptr_t
 
@@ -16,6 +17,8 @@ cdef extern from *:
     static _Thread_local void *fnn_capturing; /* the Plan that this thread records, borrowed */
     """
     void *fnn_capturing
+
+cnp.import_array()
 
 # floats between two parameters of a flat vector are fewer than this
 cdef int64_t PADDING = 16
@@ -33,6 +36,17 @@ cdef int raise_pending() except -1:
     return -1
 
 
+cdef int check_aligned(fnn_op op, tuple arrays) except -1:
+    """Buffers say nothing of alignment, and C may not read a float at an odd address."""
+    for array in arrays:
+        if cnp.PyArray_Check(array) and not cnp.PyArray_ISALIGNED(<cnp.ndarray>array):
+            raise ValueError(
+                f"{fnn_op_names[<int>op].decode()}: an array of shape {array.shape} lies at an address that "
+                f"is no multiple of its item's size; copy it first"
+            )
+    return 0
+
+
 cdef int submit(
     fnn_op op, const void *args, size_t size, double work, tuple reads, tuple writes
 ) except -1:
@@ -41,6 +55,8 @@ cdef int submit(
     `reads` and `writes` are the arrays behind the pointers in `args`.
     """
     cdef fnn_outcome outcome
+    check_aligned(op, reads)
+    check_aligned(op, writes)
     if fnn_capturing == NULL:
         with nogil:
             outcome = fnn_run_op(op, args, work, poll)
