@@ -17,8 +17,8 @@ lint: .venv/test
 
 bench: .venv/bench
 	$(PY) -m pytest bench/bench_kernels.py --benchmark-enable
-	$(PY) bench/roofline.py
-	$(PY) bench/train_step.py
+	$(PY) -m bench.roofline
+	$(PY) -m bench.train_step
 	$(PY) -m bench.peers
 
 build: .venv/test

@@ -28,7 +28,7 @@ if EMULATE:  # tests the 16-lane code on a CPU that has only AVX2
 EXTRA = os.environ.get("FASTNN_CFLAGS", "").split()
 
 # compiled once per instruction set; the other files of csrc/ once in all
-KERNELS = ["gemm", "elementwise", "loss", "optimizer", "step", "table"]
+KERNELS = ["tile", "gemm", "elementwise", "loss", "optimizer", "step", "table"]
 SHARED = ["threads", "plan", "dispatch"]
 MODULES = ["plan", "dense", "elementwise", "loss", "optimizer", "step"]
 

@@ -233,7 +233,7 @@ void fnn_parallel(fnn_job job, void *context, int n, fnn_team *team);
 
 /* A team is the set of threads inside one fnn_parallel. */
 struct fnn_team {
-    int n, spin;
+    int n;
     int arrived;          /* atomic */
     uint32_t generation;  /* atomic; bit 0 is the verdict */
     int sleepers;         /* atomic */

@@ -22,7 +22,8 @@
 #define STORE(x, v) __atomic_store_n(&(x), v, __ATOMIC_RELEASE)
 #define ADD(x, v) __atomic_add_fetch(&(x), v, __ATOMIC_SEQ_CST)
 
-enum { SPIN = 4000 }; /* pauses, some 50 us */
+/* Waiting: pauses (some us), then giving way to whoever wants this processor, then sleep. */
+enum { PAUSES = 400, YIELDS = 200 };
 
 static struct {
     pthread_mutex_t setup; /* held while workers start or stop */
@@ -71,11 +72,12 @@ static void wake_all(uint32_t *word) {
 }
 
 /* Waits until *word differs from value; returns what it then holds. */
-static uint32_t wait_change(uint32_t *word, uint32_t value, int spin, int *sleepers) {
+static uint32_t wait_change(uint32_t *word, uint32_t value, int *sleepers) {
     uint32_t now;
-    for (int i = 0; i < spin; i++) {
+    for (int i = 0; i < PAUSES + YIELDS; i++) {
         if ((now = LOAD(*word)) != value) return now;
-        relax();
+        if (i < PAUSES) relax();
+        else sched_yield();
     }
     ADD(*sleepers, 1);
     while ((now = __atomic_load_n(word, __ATOMIC_SEQ_CST)) == value) sleep_while(word, value);
@@ -99,7 +101,7 @@ bool fnn_barrier(fnn_team *team) {
         __atomic_store_n(&team->generation, verdict, __ATOMIC_SEQ_CST);
         if (__atomic_load_n(&team->sleepers, __ATOMIC_SEQ_CST)) wake_all(&team->generation);
     } else {
-        verdict = wait_change(&team->generation, generation, team->spin, &team->sleepers);
+        verdict = wait_change(&team->generation, generation, &team->sleepers);
     }
     return verdict & 1;
 }
@@ -138,7 +140,7 @@ int fnn_cpu_count(void) {
 static void *worker(void *tid) {
     uint32_t seen = 0; /* workers start before the first job, with pool.jobs == 0 */
     for (;;) {
-        seen = wait_change(&pool.jobs, seen, SPIN, &pool.sleepers);
+        seen = wait_change(&pool.jobs, seen, &pool.sleepers);
         if (pool.quit) return NULL;
         fnn_team *team = pool.team;
         pool.job(pool.context, (fnn_part){(int)(intptr_t)tid, team->n, team});
@@ -203,13 +205,11 @@ void fnn_parallel(fnn_job job, void *context, int n, fnn_team *team) {
             pthread_mutex_unlock(&pool.setup);
         }
         team->n = pool.workers + 1;
-        /* More threads than processors: whoever spins keeps the others from running. */
-        team->spin = team->n > fnn_cpu_count() ? 50 : SPIN;
         pool.job = job, pool.context = context, pool.team = team;
         STORE(pool.left, (uint32_t)pool.workers);
         hand_out();
         job(context, (fnn_part){0, team->n, team});
-        for (int i = 0; i < team->spin && LOAD(pool.left); i++) relax();
+        for (int i = 0; i < PAUSES && LOAD(pool.left); i++) relax();
         for (uint32_t left; (left = LOAD(pool.left)) != 0;) sleep_while(&pool.left, left);
         __atomic_clear(&pool.busy, __ATOMIC_RELEASE);
     } else {

@@ -20,4 +20,24 @@ from fastnn.kernels.plan import (
 )
 from fastnn.kernels.step import *
 
-select_isa(os.environ.get("FASTNN_ISA") or None)
+
+
+def _configure() -> None:
+    """Take the instruction set and the number of threads from the environment."""
+    select_isa(os.environ.get("FASTNN_ISA") or None)
+    for name in ("FASTNN_NUM_THREADS", "OMP_NUM_THREADS"):
+        value = os.environ.get(name)
+        if value:
+            try:
+                set_num_threads(int(value))
+            except (ValueError, OverflowError):
+                # OMP_NUM_THREADS is not ours to judge: "4,2" is right for nested regions
+                if name == "FASTNN_NUM_THREADS":
+                    raise ValueError(
+                        f"{name} is {value!r}: expected a number of threads between 1 and 256"
+                    ) from None
+                continue
+            return
+
+
+_configure()

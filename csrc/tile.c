@@ -1,0 +1,96 @@
+/* The register tiles, each a function of its own: the compiler unrolls one body for every shape. */
+#include "tile.h"
+
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
+INLINE void tile_body(const int mr, const int nv, const bool at, const bool whole, const tile *t) {
+    const int last = whole ? VL : t->last;
+    const ptrdiff_t bs = t->bs, as = t->as, cs = t->cs;
+    const run *const runs = t->runs, *const end = runs + t->n_runs;
+    const float *a = t->a;
+    float *c = t->c;
+    for (int64_t left = t->count; left > 0; left--, a += at ? mr : mr * as, c += mr * cs) {
+        vf acc[MR_NARROW][MAX_NV];
+        if (t->finish == ADD) {
+            UNROLL for (int m = 0; m < mr; m++)
+                UNROLL for (int v = 0; v < nv; v++)
+                    acc[m][v] = v < nv - 1 ? v_load(c + m * cs + v * VL) : load_part(c + m * cs + v * VL, last);
+        } else {
+            UNROLL for (int m = 0; m < mr; m++)
+                UNROLL for (int v = 0; v < nv; v++) acc[m][v] = (vf){0};
+        }
+        for (const run *r = runs; r < end; r++) {
+            const float *b = t->b + r->b, *row[MR_NARROW];
+            UNROLL for (int m = 0; m < mr; m++) row[m] = a + r->a + (at ? m : m * as);
+            for (int64_t k = 0; k < r->k; k++) {
+                vf bv[MAX_NV];
+                UNROLL for (int v = 0; v < nv; v++)
+                    bv[v] = v < nv - 1 || whole ? v_load(b + v * VL) : v_load_n(b + v * VL, last);
+                UNROLL for (int m = 0; m < mr; m++) {
+                    const vf x = v_set1(at ? row[0][m] : row[m][k]);
+                    UNROLL for (int v = 0; v < nv; v++) acc[m][v] = v_fma(x, bv[v], acc[m][v]);
+                }
+                b += bs;
+                if (at) row[0] += as;
+            }
+        }
+        if (t->finish == ADD_SCALED) {
+            const vf scale = v_set1(t->scale);
+            UNROLL for (int m = 0; m < mr; m++)
+                UNROLL for (int v = 0; v < nv; v++)
+                    acc[m][v] = v_fma(scale, acc[m][v],
+                                      v < nv - 1 ? v_load(c + m * cs + v * VL) : load_part(c + m * cs + v * VL, last));
+        }
+        if (t->bias)
+            UNROLL for (int v = 0; v < nv; v++) {
+                const vf bias = v < nv - 1 ? v_load(t->bias + v * VL) : load_part(t->bias + v * VL, last);
+                UNROLL for (int m = 0; m < mr; m++) acc[m][v] += bias;
+            }
+        if (t->relu)
+            UNROLL for (int m = 0; m < mr; m++)
+                UNROLL for (int v = 0; v < nv; v++) acc[m][v] = v_max((vf){0}, acc[m][v]);
+        UNROLL for (int m = 0; m < mr; m++)
+            UNROLL for (int v = 0; v < nv; v++) {
+                if (v < nv - 1 || whole) v_store(c + m * cs + v * VL, acc[m][v]);
+                else v_store_n(c + m * cs + v * VL, acc[m][v], last);
+            }
+    }
+}
+
+#define TILE(mr, nv)                                                                               \
+    static void tile_##mr##x##nv(const tile *t) {                                                  \
+        if (t->last == VL) tile_body(mr, nv, false, true, t);                                      \
+        else tile_body(mr, nv, false, false, t);                                                   \
+    }                                                                                              \
+    static void tile_t_##mr##x##nv(const tile *t) {                                                \
+        if (t->last == VL) tile_body(mr, nv, true, true, t);                                       \
+        else tile_body(mr, nv, true, false, t);                                                    \
+    }
+#define AT(mr, nv) {tile_##mr##x##nv, tile_t_##mr##x##nv}
+
+/* clang-format off */
+#if VL == 16
+const int FN(tile_widest)[MR + 1] = {0, 8, 8, 6, 6, 4, 4, 3, 3, 3, 2, 2, 2, 2, 2};
+#define ALL_TILES(X)                                                                               \
+    X(1,1) X(1,2) X(1,3) X(1,4) X(1,5) X(1,6) X(1,7) X(1,8)                                        \
+    X(2,1) X(2,2) X(2,3) X(2,4) X(2,5) X(2,6) X(2,7) X(2,8)                                        \
+    X(3,1) X(3,2) X(3,3) X(3,4) X(3,5) X(3,6) X(4,1) X(4,2) X(4,3) X(4,4) X(4,5) X(4,6)            \
+    X(5,1) X(5,2) X(5,3) X(5,4) X(6,1) X(6,2) X(6,3) X(6,4) X(7,1) X(7,2) X(7,3)                   \
+    X(8,1) X(8,2) X(8,3) X(9,1) X(9,2) X(9,3) X(10,1) X(10,2) X(11,1) X(11,2) X(12,1) X(12,2)      \
+    X(13,1) X(13,2) X(14,1) X(14,2)
+#else
+const int FN(tile_widest)[MR + 1] = {0, 8, 6, 4, 3, 2, 2};
+#define ALL_TILES(X)                                                                               \
+    X(1,1) X(1,2) X(1,3) X(1,4) X(1,5) X(1,6) X(1,7) X(1,8)                                        \
+    X(2,1) X(2,2) X(2,3) X(2,4) X(2,5) X(2,6) X(3,1) X(3,2) X(3,3) X(3,4)                          \
+    X(4,1) X(4,2) X(4,3) X(5,1) X(5,2) X(6,1) X(6,2)                                               \
+    X(7,1) X(8,1) X(9,1) X(10,1) X(11,1) X(12,1)
+#endif
+ALL_TILES(TILE)
+#define ENTRY(mr, nv) [mr][nv] = AT(mr, nv),
+const tile_fn FN(tiles)[MR_NARROW + 1][MAX_NV + 1][2] = {ALL_TILES(ENTRY)};
+/* clang-format on */

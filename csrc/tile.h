@@ -1,0 +1,84 @@
+/* The register tile, and the matrix product that is built on it: what dense layers, convolutions and
+ * recurrences share.
+ *
+ * A tile is a few rows of a few vectors of c, kept in registers while it walks through its sum,
+ * broadcasting a and streaming b.  Every element of c is one sum over k in increasing order, so its
+ * bits depend neither on the tile nor on the thread. */
+#ifndef FASTNN_TILE_H
+#define FASTNN_TILE_H
+
+#include "kernel.h"
+
+/* Tallest tile with two vectors a row, and with one.  A shorter tile may be wider, up to what the
+ * register file holds: FMA's latency is hidden only by enough sums at once. */
+#if VL == 16
+enum { MR = 14, MR_NARROW = 14 };
+#else
+enum { MR = 6, MR_NARROW = 12 };
+#endif
+
+enum {
+    MAX_NV = 8,     /* vectors in a row of any tile */
+    PANEL = 2 * VL, /* columns of a packed panel */
+};
+
+/* How a tile ends: c = sum, c = c + sum, or c = c + scale * sum. */
+typedef enum { STORE, ADD, ADD_SCALED } finish;
+
+/* A run of k terms of a sum, and where it starts in a and in b, in floats from the tile's pointers.
+ * A product has one; a convolution has one for every row of its kernel. */
+typedef struct {
+    ptrdiff_t a, b;
+    int64_t k;
+} run;
+
+typedef struct {
+    const float *a; /* (m, k) at a[m * as + k], or a[k * as + m] where a is transposed */
+    ptrdiff_t as;
+    const float *b; /* (k, n) at b[k * bs + n] */
+    ptrdiff_t bs;
+    float *c;
+    ptrdiff_t cs;
+    int64_t count; /* this many tiles, each below the other */
+    const run *runs;
+    int64_t n_runs;
+    int last; /* columns in the last vector, 1 ... VL */
+    finish finish;
+    float scale;
+    const float *bias; /* added at the end, or NULL */
+    bool relu;
+} tile;
+
+typedef void (*tile_fn)(const tile *t);
+/* [rows][vectors in a row][a is transposed]; NULL where a tile would not fit the registers: rows go to
+ * MR_NARROW with one vector, to MR with two, and there are tile_widest[rows] vectors at most */
+extern const tile_fn FN(tiles)[MR_NARROW + 1][MAX_NV + 1][2];
+extern const int FN(tile_widest)[MR + 1];
+
+/* c (m, n) = a (m, k) @ b (k, n), ended as a tile is */
+typedef struct {
+    const float *a, *b;
+    float *c;
+    int64_t m, n, k;
+    bool at, bt; /* a, b stored transposed */
+    finish finish;
+    float scale;
+    const float *bias;
+    bool relu;
+} product;
+
+/* Rows [m0, m1) and columns [n0, n1) of c. */
+typedef struct { int64_t m0, m1, n0, n1; } block;
+
+/* Computes one block of a product on this thread. */
+void FN(product)(const product *p, block s, fnn_part part);
+/* The block of an m x n product that is this thread's. */
+block FN(product_share)(int64_t m, int64_t n, fnn_part part);
+
+/* to[k * PANEL + j] = from[j * stride + k] for k < rows, j < columns; the other columns become 0 */
+void FN(pack_transposed)(const float *from, ptrdiff_t stride, int64_t rows, int columns, float *to);
+
+INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+INLINE vf load_part(const float *p, int n) { return n == VL ? v_load(p) : v_load_n(p, n); }
+
+#endif
