@@ -20,6 +20,7 @@ __all__ = [
     "check_integer",
     "check_real",
     "check_shape",
+    "packed",
     "to_array",
     "to_labels",
     "to_rows",
@@ -186,6 +187,12 @@ def to_array(name: str, value: ArrayLike) -> Array:
     return array
 
 
+def packed(array: Array, dtype: DTypeLike | None = None) -> Array:
+    """Return the array as the kernels need it, C-contiguous and aligned; a copy only if it must."""
+    result: Array = np.require(array, dtype, ["C", "A"])
+    return result
+
+
 def check_finite(name: str, array: Array) -> None:
     """Check a C-contiguous float array for NaN and infinity, without a copy.
 
@@ -212,8 +219,8 @@ def to_rows(
 ) -> tuple[Array, float]:
     """Return samples as a C-contiguous matrix (N, F) and the factor to read them with.
 
-    uint8 and ``dtype`` pass without a copy where they are contiguous; all else is converted to
-    ``dtype``, once. uint8 samples are pixels, to be scaled to [0, 1].
+    uint8 and ``dtype`` pass without a copy where they are contiguous and aligned; all else is
+    converted to ``dtype``, once. uint8 samples are pixels, to be scaled to [0, 1].
 
     Parameters
     ----------
@@ -237,7 +244,7 @@ def to_rows(
         raise ValueError(f"{name}: got shape {array.shape}, expected at least one row")
     pixels = array.dtype == np.uint8
     with np.errstate(over="ignore"):
-        rows = np.ascontiguousarray(array, None if pixels else dtype).reshape(len(array), -1)
+        rows = packed(array, None if pixels else dtype).reshape(len(array), -1)
     if not pixels:
         check_finite(name, rows)
     return rows, PIXEL_SCALE if pixels else 1.0
@@ -270,4 +277,4 @@ def to_labels(name: str, labels: Array, classes: int) -> Array:
         raise ValueError(
             f"{name}: got label {labels[bad[0]]} in row {bad[0]}, expected labels in [0, {classes})"
         )
-    return np.ascontiguousarray(labels, np.int32)
+    return packed(labels, np.int32)

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from fastnn.checks import PIXEL_SCALE, Array, check_finite, to_array, to_labels
+from fastnn.checks import PIXEL_SCALE, Array, check_finite, packed, to_array, to_labels
 from fastnn.component import Component
 
 __all__ = ["LOSSES", "CrossEntropy", "Loss", "MeanSquaredError"]
@@ -98,7 +98,7 @@ class CrossEntropy(Loss):
             raise ValueError(
                 f"{name}: got shape {array.shape}, expected (rows,) or (rows, {shape[0]})"
             )
-        rows = np.ascontiguousarray(array, dtype)
+        rows = packed(array, dtype)
         check_finite(name, rows)
         if np.array_equal(rows, rows.astype(bool)) and (rows.sum(axis=1) == 1).all():
             return rows.argmax(axis=1).astype(np.int32), 1.0
@@ -144,9 +144,9 @@ class MeanSquaredError(Loss):
                 f"{name}: got shape {array.shape}, expected (rows, {', '.join(map(str, shape))})"
             )
         if array.dtype == np.uint8 and pixels:
-            return np.ascontiguousarray(array).reshape(len(array), -1), PIXEL_SCALE
+            return packed(array).reshape(len(array), -1), PIXEL_SCALE
         with np.errstate(over="ignore"):
-            rows = np.ascontiguousarray(array, dtype).reshape(len(array), -1)
+            rows = packed(array, dtype).reshape(len(array), -1)
         check_finite(name, rows)
         return rows, 1.0
 

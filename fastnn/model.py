@@ -95,11 +95,11 @@ class Sequential:
         seed: int | None = None,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        self.layers = _expand(layers)
         self.dtype: np.dtype[Any] = np.dtype(dtype)
         if self.dtype not in (np.float32, np.float64):
             raise ValueError(f"dtype: got {self.dtype}, expected float32 or float64")
         self.seed = _seed(seed)
+        self.layers = _expand(layers)
         self.input_shape: tuple[int, ...] | None = None
         self.output_shape: tuple[int, ...] | None = None
         self.history: History | None = None
@@ -107,13 +107,19 @@ class Sequential:
         self._loss: Loss = CrossEntropy()
         self._reset()
         if input_shape is not None:
-            self.build(input_shape)
+            try:
+                self.build(input_shape)
+            except BaseException:
+                for layer in self.layers:
+                    del layer.index
+                raise
 
     def _reset(self) -> None:
         """Make what neither a copy nor a file of the model takes over."""
         self._predictors: defaultdict[int, list[Predictor]] = defaultdict(list)
         self._whole: list[Predictor] = self._predictors[len(self.layers)]
         self._warned = False
+        self._building = threading.Lock()
 
     # ---- shapes and weights ------------------------------------------------------------------
 
@@ -131,17 +137,21 @@ class Sequential:
             If it is no shape, or a layer cannot take its input.
         """
         shape = check_shape("input_shape", input_shape)
-        if self.input_shape is not None:
-            if shape != self.input_shape:
-                raise ValueError(
-                    f"input_shape: got {shape}, the model is built for {self.input_shape}"
-                )
-            return
+        with self._building:
+            if self.input_shape is None:
+                self._build(shape)
+        if shape != self.input_shape:
+            raise ValueError(f"input_shape: got {shape}, the model is built for {self.input_shape}")
+
+    def _build(self, shape: tuple[int, ...]) -> None:
         output = shape
         for layer in self.layers:
-            output = _build(layer, output)
+            layer.weights.clear()
+            layer.input_shape = output
+            with layer.named():
+                output = check_shape("output shape", layer.build(output))
+            layer.output_shape = output
         self._allocate()
-        self.input_shape, self.output_shape = shape, output
         rng = generator(self.seed, _INITIAL_EPOCH)
         for key, weight, initializer in self._weights():
             values = np.asarray(initializer(weight.shape, rng))
@@ -151,6 +161,8 @@ class Sequential:
                     f"values of shape {weight.shape}"
                 )
             weight[...] = values
+        # Last, because it says to other threads that all is there.
+        self.output_shape, self.input_shape = output, shape
 
     def _allocate(self) -> None:
         """Lay all weights out in two vectors and give the layers their views."""
@@ -361,11 +373,13 @@ class Sequential:
         state = trainer.state
         assert state is not None
         progress = Progress(verbose, epochs, trainer.samples)
+        epoch, what = 0, ""
         try:
             with trainer.interrupts:
                 trainer.interrupts.release()
                 for epoch in range(epochs):
                     progress.start(epoch)
+                    what = "batch"
                     try:
                         trainer.run_epoch(state.epoch, progress.update)
                     finally:
@@ -374,6 +388,7 @@ class Sequential:
                         trainer.close_epoch(history)
                         trainer.interrupts.release()
                     if measure is not None:
+                        what = "validation batch"
                         measure.run_epoch()
                         figures = measure.figures().items()
                         history.add({f"val_{name}": value for name, value in figures})
@@ -382,10 +397,9 @@ class Sequential:
                     if any([hook(self, history) is True for hook in hooks]):
                         break
         except DivergenceError as error:
-            where = f"epoch {history.epochs + 1}, batch {error.batch}"
             raise DivergenceError(
-                f"{where}: {error}",
-                epoch=history.epochs + 1,
+                f"epoch {epoch + 1}, {what} {error.batch}: {error}",
+                epoch=epoch + 1,
                 batch=error.batch,
                 layer=error.layer,
             ) from None
@@ -615,14 +629,5 @@ def _expand(layers: Sequence[Layer]) -> list[Layer]:
                 "make a new one"
             )
     for i, layer in enumerate(expanded):
-        layer.index, layer.activation = i, None
+        layer.index = i
     return expanded
-
-
-def _build(layer: Layer, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Build one layer on its input's shape and return its output's."""
-    layer.weights.clear()
-    layer.input_shape = shape
-    with layer.named():
-        layer.output_shape = check_shape("output shape", layer.build(shape))
-    return layer.output_shape

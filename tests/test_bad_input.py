@@ -515,8 +515,20 @@ def test_pandas_like_and_scipy_like_inputs():
         model().predict(Sparse())
 
 
+def at_odd_address(array):
+    shifted = np.frombuffer(b"\0" + array.tobytes(), np.uint8)[1:].view(array.dtype)
+    return shifted.reshape(array.shape)
+
+
 def test_good_input_in_odd_forms_is_taken(backend):
     wanted = model().evaluate(good_x(), good_y())
-    for x in (good_x()[::-1].copy()[::-1], good_x().astype(">f8"), good_x().tolist()):
-        for y in (good_y().astype(np.uint8), good_y().astype(">i8"), good_y().tolist()):
+    y32 = good_y().astype(np.int32)
+    for x in (
+        good_x()[::-1].copy()[::-1],
+        good_x().astype(">f8"),
+        at_odd_address(good_x()),
+        good_x().tolist(),
+    ):
+        for y in (y32.astype(np.uint8), y32.astype(">i8"), at_odd_address(y32), y32.tolist()):
+            model().fit(x, y, validation_data=(x, y), verbose=0)
             assert model().evaluate(x, y) == pytest.approx(wanted, rel=1e-6)

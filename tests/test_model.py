@@ -100,6 +100,52 @@ def test_the_parameters_that_report_c_prints():
     assert model.n_parameters == 109_386
 
 
+def test_layers_can_be_used_again_after_an_error():
+    layers = [fnn.Flatten(), fnn.Dense(8, "relu"), fnn.Reshape((3, -1)), fnn.Dense(2)]
+    with pytest.raises(ValueError, match=r"layer 3 \(Reshape\)"):
+        fnn.Sequential(layers, 12)
+    layers[2:3] = []
+    model = fnn.Sequential(layers, 12)
+    assert [type(layer).__name__ for layer in model.layers] == ["Flatten", "Dense", "ReLU", "Dense"]
+    lazy = fnn.Sequential([fnn.Dense(3), fnn.Reshape((2, -1))])
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"layer 1 \(Reshape\)"):
+            lazy.predict(np.ones((1, 12)))
+    assert lazy.input_shape is None
+
+
+def test_layers_can_be_copied_before_they_are_used():
+    dense = fnn.Dense(8, "relu")
+    for _ in range(2):
+        model = fnn.Sequential([copy.deepcopy(dense), fnn.Dense(2)], 3)
+        assert repr(model.layers) == "[Dense(8), ReLU(), Dense(2)]"
+        again = fnn.Sequential(copy.deepcopy(model.layers), 3)
+        assert repr(again.layers) == repr(model.layers)
+    assert repr(dense) == "Dense(8, activation=ReLU())"
+
+
+def test_threads_build_a_model_once(x, compiled):
+    for seed in range(10):
+        model = mlp(seed)
+        barrier, results = threading.Barrier(8), []
+
+        def use(model=model, barrier=barrier, results=results):
+            barrier.wait()
+            results.append(model.predict(x[:1]))
+
+        threads = [threading.Thread(target=use) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        assert len(results) == 8
+        for result in results:
+            np.testing.assert_array_equal(result, results[0])
+        model.theta *= 2
+        for predictor in model._whole:
+            np.testing.assert_array_equal(predictor(x[:1]), model.predict(x[:1]))
+
+
 # ---- state ---------------------------------------------------------------------------------------
 
 

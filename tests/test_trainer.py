@@ -348,6 +348,18 @@ def test_divergence_of_weights_and_of_the_loss_alone(backend):
     assert (e.value.epoch, e.value.batch, e.value.layer) == (None, 1, 1)
 
 
+def test_divergence_in_validation_says_so(three, backend):
+    x, y = three
+    xv = x.copy()
+    xv[3] = 3e38
+    ones = fnn.Constant(1.0)
+    model = fnn.Sequential([fnn.Dense(30, kernel_initializer=ones), fnn.Dense(3)], seed=0)
+    with pytest.raises(fnn.DivergenceError, match="epoch 1, validation batch 1: ") as e:
+        model.fit(x, y, validation_data=(xv, y), epochs=3, verbose=0)
+    assert (e.value.epoch, e.value.batch) == (1, 1)
+    assert model.history.epochs == 1 and "val_loss" not in model.history
+
+
 def test_a_huge_rate_diverges_with_a_message(three, backend):
     with pytest.raises(fnn.DivergenceError, match="a smaller learning rate may help"):
         fnn.Sequential(NETS["relu"](), seed=0).fit(

@@ -136,9 +136,18 @@ class Layer(Component):
         declared = self.__dict__.setdefault("_weights", {})
         return declared
 
+    def config(self) -> dict[str, Any]:
+        """Return the arguments that make an equal layer; in a model, activations are layers."""
+        options = super().config()
+        if hasattr(self, "index"):
+            options.pop("activation", None)
+        return options
+
     def __getstate__(self) -> dict[str, Any]:
+        if not hasattr(self, "index"):
+            return self.__dict__
         # Weights are views of the model's vectors, which a copy would cut; the model copies those.
-        dropped = {"_weights", "index", "input_shape", "output_shape"}
+        dropped = {"_weights", "index", "activation", "input_shape", "output_shape"}
         dropped |= {prefix + name for name in self.weights for prefix in ("", "d")}
         return {key: value for key, value in self.__dict__.items() if key not in dropped}
 
