@@ -240,10 +240,11 @@ struct fnn_team {
     int halt;             /* atomic; set by whoever wants everybody to stop */
     int (*poll)(void);    /* asks whether the user wants to stop; NULL: cannot */
     int64_t next_poll;    /* ns */
+    int64_t waited;       /* ns that share 0 has spent at barriers */
 };
 void fnn_team_init(fnn_team *team, int (*poll)(void));
 /* Waits for the whole team; every member gets the same answer: did somebody set halt before? */
-bool fnn_barrier(fnn_team *team);
+bool fnn_barrier(fnn_part part);
 /* For long loops, between blocks: true when the work may be dropped.  Share 0 asks poll, at most
  * every 20 ms. */
 bool fnn_interrupted(fnn_part part);
@@ -275,6 +276,7 @@ typedef struct {
     fnn_plan_op *ops;
     int n, capacity;
     double work;
+    int64_t alone_until; /* ns: the other processors are busy, do without them till then */
 } fnn_plan;
 
 typedef enum { FNN_RAN, FNN_HALTED_LOSS, FNN_HALTED_END, FNN_HALTED_USER } fnn_outcome;
@@ -288,7 +290,7 @@ fnn_outcome fnn_plan_run(fnn_plan *plan, int64_t steps, int64_t budget, bool pro
 fnn_outcome fnn_run_op(fnn_op op, const void *args, double work, int (*poll)(void));
 
 /* Ops at or above this much work are shared between threads. */
-#define FNN_PARALLEL_WORK 60e3
+#define FNN_PARALLEL_WORK 250e3
 /* Steps at or above this much work may be interrupted inside. */
 #define FNN_LONG_WORK 1e9
 

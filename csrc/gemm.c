@@ -220,7 +220,10 @@ KERNEL(dense_backward_w) {
     const finish finish = fused ? ADD_SCALED : STORE;
     product p = {.a = a->x, .b = a->dout, .c = fused ? a->w : a->dw, .m = a->i, .n = a->o, .k = a->n,
                  .at = true, .finish = finish, .scale = scale};
-    const block s = FN(product_share)(p.m, p.n, part);
+    /* by rows: two threads that write next to each other in every row slow each other down */
+    block s = {0, p.m, 0, p.n};
+    if (p.m >= 8 * part.n) fnn_range(p.m, 1, part, &s.m0, &s.m1);
+    else s = FN(product_share)(p.m, p.n, part);
     FN(product)(&p, s, part);
     float *db = fused ? a->b : a->db;
     const bool mine = s.m0 == 0 && (s.m1 > 0 || a->i == 0); /* of empty shares only a lone one */

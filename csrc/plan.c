@@ -36,6 +36,8 @@ void fnn_plan_clear(fnn_plan *plan) {
     *plan = (fnn_plan){0};
 }
 
+enum { BUSY_WAIT = 5000000, ALONE = 500000000 }; /* ns */
+
 static fnn_outcome outcome(int status) {
     return status == FNN_STOP ? FNN_HALTED_LOSS : status == FNN_PAST_END ? FNN_HALTED_END : FNN_RAN;
 }
@@ -64,7 +66,7 @@ static bool run_step(run_state *run, fnn_part part) {
             halt(part.team);
         }
         if (may_stop && part.tid == 0 && op->work > 1e7 && fnn_interrupted(part)) run->user = true;
-        if ((op->barrier || run->profile) && fnn_barrier(part.team)) return true;
+        if ((op->barrier || run->profile) && fnn_barrier(part)) return true;
         if (run->profile && part.tid == 0) op->seconds += 1e-9 * (double)(fnn_now() - start);
     }
     return false;
@@ -78,7 +80,7 @@ static void run_share(void *context, fnn_part part) {
             run->done++;
             if (run->done == run->steps || fnn_now() >= run->deadline) halt(part.team);
         }
-        if (fnn_barrier(part.team)) return;
+        if (fnn_barrier(part)) return;
     }
 }
 
@@ -87,10 +89,14 @@ fnn_outcome fnn_plan_run(fnn_plan *plan, int64_t steps, int64_t budget, bool pro
     bool parallel = false;
     for (int i = 0; i < plan->n; i++) parallel |= !plan->ops[i].serial;
     run.interruptible = poll && plan->work >= FNN_LONG_WORK;
-    run.deadline = fnn_now() + budget;
+    const int64_t start = fnn_now();
+    run.deadline = start + budget;
     fnn_team team;
     fnn_team_init(&team, run.interruptible ? poll : NULL);
-    fnn_parallel(run_share, &run, parallel ? FNN_MAX_THREADS : 1, &team);
+    fnn_parallel(run_share, &run, parallel && start >= plan->alone_until ? FNN_MAX_THREADS : 1, &team);
+    /* Others keep our threads from running: alone it is faster, and the bits are the same. */
+    const int64_t end = fnn_now();
+    if (team.waited > BUSY_WAIT && team.waited > (end - start) / 2) plan->alone_until = end + ALONE;
     *done = run.done;
     return run.user ? FNN_HALTED_USER : outcome(run.status);
 }

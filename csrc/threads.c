@@ -38,6 +38,8 @@ static struct {
     void *context;
     fnn_team *team;
     pthread_t ids[FNN_MAX_THREADS];
+    int places[FNN_MAX_THREADS];      /* the processor that each thread was last seen on */
+    int64_t moved[FNN_MAX_THREADS];   /* when it last left one, ns */
 } pool = {.setup = PTHREAD_MUTEX_INITIALIZER};
 
 int64_t fnn_now(void) {
@@ -74,15 +76,42 @@ static void wake_all(uint32_t *word) {
 /* Waits until *word differs from value; returns what it then holds. */
 static uint32_t wait_change(uint32_t *word, uint32_t value, int *sleepers) {
     uint32_t now;
-    for (int i = 0; i < PAUSES + YIELDS; i++) {
+    for (int i = 0; i < PAUSES; i++) {
         if ((now = LOAD(*word)) != value) return now;
-        if (i < PAUSES) relax();
-        else sched_yield();
+        relax();
+    }
+    for (int i = 0; i < YIELDS; i++) {
+        if ((now = LOAD(*word)) != value) return now;
+        sched_yield();
     }
     ADD(*sleepers, 1);
     while ((now = __atomic_load_n(word, __ATOMIC_SEQ_CST)) == value) sleep_while(word, value);
     ADD(*sleepers, -1);
     return now;
+}
+
+/* Notes where this thread runs, and moves it off the processor of a thread before it.  Schedulers
+ * like to wake a thread beside its waker, and some keep both there for as long as they share. */
+static void take_place(fnn_part part) {
+#ifdef __linux__
+    const int here = sched_getcpu();
+    STORE(pool.places[part.tid], here);
+    bool shared = false;
+    for (int i = 0; i < part.tid; i++) shared |= LOAD(pool.places[i]) == here;
+    if (!shared) return;
+    const int64_t now = fnn_now();
+    if (now - pool.moved[part.tid] < 1000000 || part.n > fnn_cpu_count()) return;
+    pool.moved[part.tid] = now;
+    cpu_set_t allowed, others;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+    others = allowed;
+    for (int i = 0; i < part.n; i++) CPU_CLR(LOAD(pool.places[i]), &others);
+    if (CPU_COUNT(&others) == 0 || sched_setaffinity(0, sizeof others, &others) != 0) return;
+    STORE(pool.places[part.tid], sched_getcpu());
+    sched_setaffinity(0, sizeof allowed, &allowed); /* where to go from there is the scheduler's choice */
+#else
+    (void)part;
+#endif
 }
 
 /* ---- barrier -------------------------------------------------------------------------------- */
@@ -91,23 +120,28 @@ void fnn_team_init(fnn_team *team, int (*poll)(void)) {
     *team = (fnn_team){.n = 1, .poll = poll, .next_poll = poll ? fnn_now() + 20000000 : 0};
 }
 
-bool fnn_barrier(fnn_team *team) {
-    if (team->n == 1) return LOAD(team->halt);
+bool fnn_barrier(fnn_part part) {
+    fnn_team *team = part.team;
+    if (part.n == 1) return LOAD(team->halt);
+    take_place(part);
     uint32_t generation = LOAD(team->generation), verdict;
-    if (ADD(team->arrived, 1) == team->n) {
+    if (ADD(team->arrived, 1) == part.n) {
         /* The verdict is part of the word that everybody waits for, so all read the same one. */
         verdict = ((generation | 1) + 1) | (LOAD(team->halt) ? 1 : 0);
         STORE(team->arrived, 0);
         __atomic_store_n(&team->generation, verdict, __ATOMIC_SEQ_CST);
         if (__atomic_load_n(&team->sleepers, __ATOMIC_SEQ_CST)) wake_all(&team->generation);
     } else {
+        const int64_t start = part.tid == 0 ? fnn_now() : 0;
         verdict = wait_change(&team->generation, generation, &team->sleepers);
+        if (part.tid == 0) team->waited += fnn_now() - start;
     }
     return verdict & 1;
 }
 
 bool fnn_interrupted(fnn_part part) {
     fnn_team *team = part.team;
+    if (part.n > 1) take_place(part);
     if (!team || !team->poll) return false;
     if (part.tid == 0) {
         int64_t now = fnn_now();
@@ -143,7 +177,9 @@ static void *worker(void *tid) {
         seen = wait_change(&pool.jobs, seen, &pool.sleepers);
         if (pool.quit) return NULL;
         fnn_team *team = pool.team;
-        pool.job(pool.context, (fnn_part){(int)(intptr_t)tid, team->n, team});
+        const fnn_part part = {(int)(intptr_t)tid, team->n, team};
+        take_place(part);
+        pool.job(pool.context, part);
         if (__atomic_sub_fetch(&pool.left, 1, __ATOMIC_SEQ_CST) == 0) wake_all(&pool.left);
     }
 }
@@ -207,6 +243,7 @@ void fnn_parallel(fnn_job job, void *context, int n, fnn_team *team) {
         team->n = pool.workers + 1;
         pool.job = job, pool.context = context, pool.team = team;
         STORE(pool.left, (uint32_t)pool.workers);
+        take_place((fnn_part){0, team->n, team});
         hand_out();
         job(context, (fnn_part){0, team->n, team});
         for (int i = 0; i < PAUSES && LOAD(pool.left); i++) relax();

@@ -314,6 +314,8 @@ cdef class Plan:
                     and f.x == dense.out
                     and f.n == dense.n * dense.o
                     and (f.activation != FNN_RELU or f.out == f.x)
+                    # a thread may finish its share while another still reads
+                    and not any_overlap(self.ops[i + 1].writes, self.ops[i].reads)
                 ):
                     dense.activation, dense.slope, dense.y = f.activation, f.slope, f.out
                     self.merge(i, i + 1)
