@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 SOURCES := pyproject.toml setup.py $(wildcard csrc/* fastnn/kernels/*.p*)
 
-.PHONY: demo test lint bench build sanitize clean
+.PHONY: demo test lint bench build clean
 
 demo: .venv/demo
 	$(PY) examples/demo.py
@@ -22,9 +22,6 @@ bench: .venv/bench
 	$(PY) -m bench.peers
 
 build: .venv/test
-
-sanitize: .venv/test
-	sh tests/sanitize.sh $(PY)
 
 .venv/tools:
 	$(PYTHON) -m venv .venv

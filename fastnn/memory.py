@@ -214,7 +214,7 @@ class Workspace:
             self._widen(current, (n, *layer.output_shape))
             if i == weighted[0]:
                 break
-            if not (self._is_view(layer) or layer.inplace):
+            if not (self._is_view(layer) or layer.inplace or layer.elementwise):
                 if len(pair) < 2:
                     pair.append(self._buffer((n, *layer.input_shape)))
                 current = pair[pair[0] == current]

@@ -105,6 +105,9 @@ class Op:
         self.writes = [Operand(array) for array in writes if array is not None]
         self.shapes = [tuple(operand.array.shape) for operand in self.reads + self.writes]
         self.nbytes = sum(operand.array.nbytes for operand in self.reads + self.writes)
+        if name.startswith("gather"):
+            # of the data it reads as many elements as it writes
+            self.nbytes = sum((a.itemsize + reads[0].itemsize) * a.size for a in writes)
 
 
 cdef set UPDATES = {
@@ -412,6 +415,7 @@ cdef class Plan:
         with nogil:
             outcome = fnn_plan_run(&self.plan, steps, <int64_t>(budget * 1e9), profile, poll, &done)
         self.running = False
+        self.profiled += done if profile else 0
         self.stopped = outcome == FNN_HALTED_LOSS
         if outcome == FNN_HALTED_USER:
             raise_pending()
@@ -437,13 +441,15 @@ cdef class Plan:
         return self.run(steps, budget, False)
 
     def profile(self, int64_t steps=1):
-        """Runs `steps` steps with every op timed; `str(plan)` shows the mean of all profiled steps."""
+        """Runs `steps` steps with every op timed; `str(plan)` shows the mean of all profiled steps.
+
+        Returns and raises what `replay` does, but does not stop for the time.
+        """
         cdef int64_t done = 0
         while done < steps:
             done += self.run(steps - done, 0.04, True)
             if self.stopped:
                 break
-        self.profiled += done
         return done
 
     def table(self):

@@ -58,7 +58,8 @@ def gather_rows(
     args.scale, args.clock, args.out = scale, &clock[0], &out[0, 0]
     args.n, args.f = out.shape[0], out.shape[1]
     submit(
-        FNN_OP_gather_rows, &args, sizeof(args), 4.0 * args.n * args.f,
+        # rows come from anywhere in memory: some 20 operations' time for an element
+        FNN_OP_gather_rows, &args, sizeof(args), 20.0 * args.n * args.f,
         (data, None if rows is None else rows.base, clock.base), (out.base,),
     )
 

@@ -37,7 +37,8 @@ class Layer(Component):
         True: the output may share the input's buffer, and ``dx`` that of ``dout``; then backward
         must not read ``x``.
     elementwise : bool
-        True: forward may write over its input, as it does outside training.
+        True: forward may write over its input, as it does outside training, and backward over
+        ``dout``, but backward reads ``x``.
     reads_output : bool
         True: backward reads ``out``.
     input_shape, output_shape : tuple of int

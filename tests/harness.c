@@ -1,0 +1,97 @@
+/* The C core by itself, for sanitizers: products at the edges of every tile in buffers of exactly
+ * their size, and plans that several threads run.  Exits 1 where a result is wrong.
+ *
+ * Built and run by test_sanitizers.py with one instruction set, FNN_ISA. */
+#include "tile.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+extern const fnn_fn FN(table)[];
+static const fnn_isa isa = {"harness", VL, FN(table)};
+const fnn_isa *fnn_current_isa = &isa;
+
+static int failures;
+
+static float *numbers(int64_t n) {
+    static uint32_t state = 1;
+    float *x = malloc(sizeof(float) * (size_t)(n ? n : 1));
+    for (int64_t i = 0; i < n; i++) {
+        state = state * 1664525u + 1013904223u;
+        x[i] = (float)(state >> 8) / 0x1p23f - 1.0f;
+    }
+    return x;
+}
+
+static void check_product(int64_t m, int64_t n, int64_t k, bool ta, bool tb, int threads) {
+    float *a = numbers(m * k), *b = numbers(k * n), *out = numbers(m * n);
+    fnn_gemm_args args = {a, b, out, m, n, k, ta, tb};
+    fnn_set_threads(threads);
+    fnn_run_op(FNN_OP_gemm, &args, 1e9, NULL);
+    for (int64_t i = 0; i < m; i++)
+        for (int64_t j = 0; j < n; j++) {
+            double sum = 0;
+            for (int64_t l = 0; l < k; l++)
+                sum += (double)a[ta ? l * m + i : i * k + l] * (double)b[tb ? j * k + l : l * n + j];
+            if (!(fabs(sum - (double)out[i * n + j]) <= 1e-6 * (double)(k + 1))) failures++;
+        }
+    free(a), free(b), free(out);
+}
+
+static int never(void) { return 0; }
+
+/* forward, backward and SGD of one layer as a plan, with 1 thread and with several: equal bits */
+static void check_plan(int64_t n, int64_t i, int64_t o, int threads) {
+    float *x = numbers(n * i), *w = numbers(i * o), *b = numbers(o), lr = 1e-3f;
+    float *first = malloc(sizeof(float) * (size_t)(i * o));
+    for (int round = 0; round < 2; round++) {
+        float *weights = numbers(0), *out = numbers(n * o), *dx = numbers(n * i);
+        int64_t clock[3] = {0}, done = 0, total = 0;
+        weights = realloc(weights, sizeof(float) * (size_t)(i * o));
+        memcpy(weights, w, sizeof(float) * (size_t)(i * o));
+        float *bias = malloc(sizeof(float) * (size_t)o);
+        memcpy(bias, b, sizeof(float) * (size_t)o);
+        fnn_plan plan = {0};
+        const double work = 1e6;
+        fnn_dense_forward_args forward = {x, weights, bias, out, n, i, o, FNN_TANH, 0, out};
+        fnn_dense_backward_x_args for_x = {out, weights, dx, n, i, o, FNN_TANH, 0, x};
+        fnn_dense_backward_w_args for_w = {out, x, NULL, NULL, n, i, o, &lr, 1, clock, weights, bias};
+        fnn_advance_args advance = {0, clock};
+        fnn_plan_append(&plan, FNN_OP_dense_forward, &forward, sizeof forward, work);
+        fnn_plan_append(&plan, FNN_OP_dense_backward_x, &for_x, sizeof for_x, work);
+        fnn_plan_append(&plan, FNN_OP_dense_backward_w, &for_w, sizeof for_w, work);
+        fnn_plan_append(&plan, FNN_OP_advance, &advance, sizeof advance, 1);
+        fnn_set_threads(round ? threads : 1);
+        while (total < 50) {
+            fnn_plan_run(&plan, 50 - total, 2000000, false, never, &done);
+            total += done;
+        }
+        if (clock[FNN_STEP] != 50) failures++;
+        if (round == 0) memcpy(first, weights, sizeof(float) * (size_t)(i * o));
+        else if (memcmp(first, weights, sizeof(float) * (size_t)(i * o))) failures++;
+        fnn_plan_clear(&plan);
+        free(weights), free(bias), free(out), free(dx);
+    }
+    free(x), free(w), free(b), free(first);
+}
+
+int main(void) {
+    static const int64_t sizes[] = {1, 2, 5, 7, 8, 9, 13, 16, 17, 31, 33, 75};
+    enum { SIZES = sizeof sizes / sizeof *sizes };
+    for (int m = 0; m < SIZES; m++)
+        for (int n = 0; n < SIZES; n++)
+            for (int k = 0; k < SIZES; k += 2)
+                for (int form = 0; form < 3; form++)
+                    check_product(sizes[m], sizes[n], sizes[k], form == 1, form == 2, 1 + (m + n) % 3);
+    check_product(150, 1100, 400, false, false, 2); /* several blocks in every direction */
+    check_product(150, 1100, 400, true, false, 3);
+    check_product(150, 1100, 400, false, true, 1);
+    check_product(3, 4, 0, false, false, 2);
+    for (int threads = 2; threads <= 4; threads++) {
+        check_plan(17, 33, 9, threads);
+        check_plan(64, 100, 70, threads);
+    }
+    printf("%d failures\n", failures);
+    return failures != 0;
+}

@@ -1,0 +1,257 @@
+"""The recorded step: capture, fusion, replay, profile, and what may go wrong in each."""
+
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import fastnn as fnn
+from fastnn.trainer import Data, Trainer
+
+
+def make_trainer(layers, features=12, samples=60, batch=10, optimizer=None, fuse=True):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(samples, features)).astype(np.float32)
+    y = rng.integers(0, 3, samples).astype(np.int32)
+    model = fnn.Sequential([*layers, fnn.Dense(3)], features, seed=1)
+    optimizer = optimizer or fnn.SGD(0.1)
+    trainer = Trainer(
+        model,
+        Data(x, 1.0, y, 1.0),
+        fnn.CrossEntropy(),
+        optimizer,
+        batch_size=batch,
+        shuffle=True,
+        fuse=fuse,
+    )
+    optimizer.fill(trainer._lr, 0)  # as run_epoch does
+    return trainer
+
+
+def names(plan):
+    return [row["name"] for row in plan.table()]
+
+
+def test_capture_records_instead_of_computing(compiled):
+    x, out = np.array([-1.0, 2.0], np.float32), np.full(2, np.nan, np.float32)
+    plan = compiled.Plan()
+    with plan.capture():
+        compiled.relu_forward(x, out)
+    assert len(plan) == 1
+    assert np.isnan(out).all()
+    assert plan.replay(3) == 3
+    np.testing.assert_array_equal(out, [0, 2])
+    x[0] = 5  # it is the buffers that were recorded, not their contents
+    plan.replay()
+    np.testing.assert_array_equal(out, [5, 2])
+
+
+def test_an_error_while_capturing_is_raised_and_ends_the_capture(compiled):
+    x, short = np.zeros(3, np.float32), np.zeros(2, np.float32)
+    plan = compiled.Plan()
+    with pytest.raises(ValueError, match="relu_forward"), plan.capture():
+        compiled.relu_forward(x, short)
+    compiled.relu_forward(x + 1, x)  # computes again
+    np.testing.assert_array_equal(x, 1)
+
+
+def test_capture_and_replay_do_not_nest(compiled):
+    plan, other = compiled.Plan(), compiled.Plan()
+    with plan.capture():
+        compiled.advance(1, np.zeros(3, np.int64))
+    with other.capture():
+        with pytest.raises(RuntimeError, match="already being captured"), plan.capture():
+            pass
+        with pytest.raises(RuntimeError, match="while one is being captured"):
+            plan.replay()
+
+
+def test_capture_is_for_its_own_thread(compiled):
+    x, out = np.ones(4, np.float32), np.zeros(4, np.float32)
+    plan = compiled.Plan()
+    with plan.capture():
+        thread = threading.Thread(target=compiled.relu_forward, args=(x, out))
+        thread.start()
+        thread.join()
+    assert len(plan) == 0
+    np.testing.assert_array_equal(out, 1)
+
+
+def test_a_plan_keeps_its_arrays_alive(compiled):
+    plan = compiled.Plan()
+    out = np.zeros(100_000, np.float32)
+    with plan.capture():
+        compiled.relu_forward(np.full(100_000, 3, np.float32), out)
+    np.full(100_000, -1, np.float32)
+    plan.replay()
+    np.testing.assert_array_equal(out, 3)
+
+
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "sigmoid", "tanh", "gelu"])
+def test_fusion_merges_neighbours(activation, compiled):
+    fused = names(make_trainer([fnn.Dense(5, activation), fnn.Dense(4)]).plan)
+    assert f"dense_forward + {activation}_forward" in fused
+    assert f"dense_backward_x + {activation}_backward" in fused
+    assert fused.count("dense_backward_w + sgd_update") == 3
+    assert "sgd_update" not in fused
+    plain = names(make_trainer([fnn.Dense(5, activation), fnn.Dense(4)], fuse=False).plan)
+    assert not [name for name in plain if "+" in name]
+    assert plain.count("sgd_update") == 1
+
+
+@pytest.mark.parametrize("optimizer", [fnn.SGD(0.1, momentum=0.9), fnn.Adam(1e-3), fnn.RMSProp()])
+def test_only_plain_sgd_goes_into_the_product(optimizer, compiled):
+    fused = names(make_trainer([fnn.Dense(5, "relu")], optimizer=optimizer).plan)
+    assert [name for name in fused if name.endswith("_update")]
+    assert not [name for name in fused if "dense_backward_w +" in name]
+
+
+def test_sgd_stays_apart_where_a_step_is_long_enough_to_be_interrupted(compiled):
+    trainer = make_trainer([fnn.Dense(700, "relu")], features=700, samples=1000, batch=1000)
+    assert trainer.plan.table()[-2]["name"] == "sgd_update"
+
+
+def test_past_the_end_of_the_data(compiled):
+    trainer = make_trainer([fnn.Dense(5, "relu")])
+    assert trainer.plan.replay(6) == 6
+    weights = trainer.model.theta.copy()
+    with pytest.raises(IndexError, match="after 0 of 1 steps the clock is past"):
+        trainer.plan.replay()
+    trainer.clock[:] = 0
+    trainer.clock[0] = 30
+    with pytest.raises(IndexError, match="after 3 of 6 steps"):
+        trainer.plan.replay(6)
+    trainer.clock[0] = -1
+    with pytest.raises(IndexError):
+        trainer.plan.replay()
+    assert not np.array_equal(weights, trainer.model.theta)
+    assert np.isfinite(trainer.model.theta).all()
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(compiled):
+    for fuse in (True, False):
+        trainer = make_trainer([fnn.Dense(5, "relu")], fuse=fuse)
+        trainer.data.x[:] = np.inf
+        before = trainer.model.theta.copy()
+        assert trainer.plan.replay(4) == 0
+        assert trainer.plan.stopped
+        np.testing.assert_array_equal(trainer.model.theta, before)
+        assert trainer.clock.tolist() == [0, 0, 0]
+
+
+def test_replay_of_nothing(compiled):
+    trainer = make_trainer([])
+    assert trainer.plan.replay(0) == 0
+    assert trainer.plan.replay(-3) == 0
+    assert compiled.Plan().replay() == 0
+
+
+def test_replay_returns_in_time(compiled):
+    plan, clock = compiled.Plan(), np.zeros(3, np.int64)
+    with plan.capture():
+        compiled.advance(1, clock)
+    start = time.perf_counter()
+    done = plan.replay(10**12, budget=0.02)
+    assert time.perf_counter() - start < 1
+    assert 0 < done == clock[1] < 10**12
+
+
+def test_profile_and_table(compiled):
+    trainer = make_trainer([fnn.Dense(5, "relu")])
+    plan = trainer.plan
+    assert all(row["seconds"] is None for row in plan.table())
+    assert "GFLOP/s" not in str(plan)
+    assert plan.profile(6) == 6
+    assert all(row["seconds"] > 0 for row in plan.table())
+    text = str(plan)
+    assert "GFLOP/s" in text
+    assert f"a step of {len(plan)} ops" in text
+    forward = plan.table()[2]
+    assert forward["name"] == "dense_forward + relu_forward"
+    assert (10, 12) in forward["shapes"]
+    assert forward["flops"] == pytest.approx(2 * 10 * 12 * 5, rel=0.5)
+    gather = plan.table()[0]
+    assert gather["bytes"] == 2 * 4 * 10 * 12
+    mean = gather["seconds"]
+    with pytest.raises(IndexError):
+        plan.profile(1)
+    assert plan.table()[0]["seconds"] < 100 * mean
+
+
+def test_profiling_changes_no_bit(compiled):
+    plain, profiled = make_trainer([fnn.Dense(5, "tanh")]), make_trainer([fnn.Dense(5, "tanh")])
+    plain.plan.replay(6)
+    profiled.plan.profile(6)
+    np.testing.assert_array_equal(plain.model.theta, profiled.model.theta)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 8])
+def test_shared_ops_give_the_same_bits(threads, compiled):
+    """Large enough that every op is shared between threads."""
+    results = []
+    for n in (1, threads):
+        fnn.set_num_threads(n)
+        trainer = make_trainer(
+            [fnn.Dense(300, "gelu"), fnn.Dropout(0.2), fnn.Dense(257, "relu"), fnn.Dense(129)],
+            features=300,
+            samples=256,
+            batch=64,
+        )
+        before = trainer.model.theta.copy()
+        assert trainer.plan.replay(4, budget=60) == 4
+        assert not np.array_equal(trainer.model.theta, before)
+        results.append(trainer.model.theta.copy())
+    np.testing.assert_array_equal(*results)
+
+
+def test_a_running_plan_is_not_run_twice(compiled):
+    trainer = make_trainer([fnn.Dense(900)], features=900, samples=4096, batch=4096)
+    errors = []
+
+    def replay():
+        try:
+            trainer.clock[0] = 0
+            trainer.plan.replay()
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    threads = [threading.Thread(target=replay) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert set(errors) <= {"this plan is already running in another thread"}
+    trainer.clock[0] = trainer.clock[2] = 0
+    assert trainer.plan.replay() == 1
+
+
+def test_a_long_step_is_interrupted_inside(compiled):
+    """One batch of all samples: the step takes long, Ctrl-C must not wait for its end."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(20_000, 800)).astype(np.float32)
+    y = rng.integers(0, 10, 20_000)
+    model = fnn.Sequential([fnn.Dense(1500, "relu"), fnn.Dense(10)], 800, seed=0)
+    optimizer = fnn.SGD(0.01)
+    model.fit(x, y, optimizer=optimizer, batch_size=None, verbose=0)
+    start = time.perf_counter()
+    model.fit(x, y, optimizer=optimizer, batch_size=None, verbose=0)
+    step = time.perf_counter() - start
+    before, sent = model.theta.copy(), []
+
+    def interrupt(number, frame):
+        sent.append(time.perf_counter())
+        signal.raise_signal(signal.SIGINT)
+
+    previous = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.6 * step)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            model.fit(x, y, optimizer=optimizer, batch_size=None, verbose=0, epochs=2)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+    if optimizer.state(model).step == 2:
+        np.testing.assert_array_equal(model.theta, before)
+    model.predict(x[:3])

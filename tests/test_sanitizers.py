@@ -1,0 +1,47 @@
+"""The C core under the address, undefined-behaviour and thread sanitizers: 0 reports."""
+
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCES = ["tile", "gemm", "elementwise", "loss", "optimizer", "step", "table", "threads", "plan"]
+COMPILER = shutil.which("gcc") or shutil.which("clang")
+
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs a C compiler")
+
+
+def has(flag: str) -> bool:
+    cpu = Path("/proc/cpuinfo")
+    return platform.machine() == "x86_64" and cpu.exists() and f" {flag} " in cpu.read_text()
+
+
+@pytest.mark.parametrize(
+    ("sanitizer", "isa", "flags"),
+    [
+        ("address,undefined", "avx2", ["-mavx2", "-mfma"]),
+        ("address,undefined", "scalar", []),
+        ("thread", "scalar", []),
+    ],
+)
+def test_no_reports(sanitizer, isa, flags, tmp_path):
+    if isa == "avx2" and not has("avx2"):
+        pytest.skip("this CPU has no AVX2")
+    binary = tmp_path / "harness"
+    sources = [str(ROOT / "csrc" / f"{name}.c") for name in SOURCES]
+    build = [
+        *(COMPILER, "-std=gnu11", "-O1", "-g", "-pthread", "-ffp-contract=off", *flags),
+        *(f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", f"-DFNN_ISA={isa}"),
+        *("-I", str(ROOT / "csrc"), *sources, str(ROOT / "tests" / "harness.c")),
+        *("-lm", "-o", str(binary)),
+    ]
+    result = subprocess.run(build, capture_output=True, text=True, check=False)
+    if "cannot find" in result.stderr and "san" in result.stderr:
+        pytest.skip("the compiler came without its sanitizers")
+    assert result.returncode == 0, result.stderr
+    result = subprocess.run([binary], capture_output=True, text=True, check=False, timeout=300)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "0 failures" in result.stdout
