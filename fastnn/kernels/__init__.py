@@ -21,7 +21,6 @@ from fastnn.kernels.plan import (
 from fastnn.kernels.step import *
 
 
-
 def _configure() -> None:
     """Take the instruction set and the number of threads from the environment."""
     select_isa(os.environ.get("FASTNN_ISA") or None)
