@@ -41,7 +41,7 @@ from fastnn.optimizers import SGD, Adam, AdamW, Optimizer, RMSProp
 
 __version__ = "0.1.0"
 
-_LAZY = ("datasets", "plots")
+_LAZY = ("datasets",)
 
 __all__ = [
     "GELU",

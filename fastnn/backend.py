@@ -121,13 +121,17 @@ def get_num_threads() -> int:
     return 1 if compiled is None else int(compiled.get_num_threads())
 
 
+def _name(kernels: ModuleType) -> str:
+    return "compiled" if kernels is compiled else "reference"
+
+
 def show_config() -> None:
     """Print backend, instruction set, threads and versions."""
     import fastnn
 
     lines = {
         "fastnn": fastnn.__version__,
-        "backend": f"reference ({missing})" if missing else active.__name__.split(".")[-1],
+        "backend": f"reference ({missing})" if missing else _name(active),
         "instruction set": "none" if compiled is None else compiled.get_isa(),
         "threads": f"{get_num_threads()} of {os.cpu_count()} CPUs",
         "numpy": np.__version__,

@@ -79,7 +79,8 @@ def choose(argument: str, value: object, base: type[T], known: Mapping[str, type
     if isinstance(value, base):
         return value
     names = ", ".join(repr(name) for name in known)
-    expected = f"expected one of {names}, or a {base.__name__} object"
+    article = "an" if base.__name__[0] in "AEIOU" else "a"
+    expected = f"expected one of {names}, or {article} {base.__name__} object"
     if isinstance(value, str):
         if value not in known:
             raise ValueError(f"{argument}: unknown name {value!r}; {expected}")

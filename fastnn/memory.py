@@ -6,7 +6,8 @@ no buffer moves afterwards, which is what makes recording a step valid.
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType, SimpleNamespace
 
@@ -50,14 +51,31 @@ class Stage:
 
     def forward(self, k: ModuleType) -> None:
         """Compute ``out``."""
-        with self.layer.named():
+        with self.layer.named(), _recording(k, "forward"):
             self.layer.forward(k, self.x, self.out, self.saved)
 
     def backward(self, k: ModuleType) -> None:
         """Compute ``dx`` and the weights' gradients."""
         assert self.dout is not None
-        with self.layer.named():
+        with self.layer.named(), _recording(k, "backward", wanted=self._wants_gradient):
             self.layer.backward(k, self.dout, self.x, self.out, self.dx, self.saved)
+
+
+    @property
+    def _wants_gradient(self) -> bool:
+        return self.dx is not None or bool(self.layer.weights)
+
+
+@contextmanager
+def _recording(k: ModuleType, method: str, wanted: bool = True) -> Iterator[None]:
+    """Make sure that, while a plan is captured, something is: NumPy would compute only once."""
+    before = k.recorded() if hasattr(k, "recorded") else None
+    yield
+    if wanted and before is not None and k.recorded() == before:
+        raise ValueError(
+            f"{method} called no kernel, so a plan cannot repeat it: set records = False in the "
+            "class, or compute through k only"
+        )
 
 
 @dataclass(slots=True)

@@ -255,3 +255,27 @@ def test_a_long_step_is_interrupted_inside(compiled):
     if optimizer.state(model).step == 2:
         np.testing.assert_array_equal(model.theta, before)
     model.predict(x[:3])
+
+
+def test_a_layer_that_records_nothing_is_refused(compiled):
+    class Wrong(fnn.Layer):
+        records = True
+        right_forward = False
+
+        def forward(self, k, x, out, saved):
+            if self.right_forward:
+                k.relu_forward(x.reshape(-1), out.reshape(-1))
+            else:
+                out[...] = 2 * x
+
+        def backward(self, k, dout, x, out, dx, saved):
+            dx[...] = dout
+
+    x, y = np.ones((8, 3), np.float32), np.zeros(8, np.int64)
+    with pytest.raises(ValueError, match=r"layer 1 \(Wrong\): forward .*records = False"):
+        fnn.Sequential([fnn.Dense(3), Wrong()], 3).predict(x)
+    with pytest.raises(ValueError, match=r"layer 1 \(Wrong\): forward .*records = False"):
+        fnn.Sequential([fnn.Dense(3), Wrong()], 3).fit(x, y, verbose=0)
+    Wrong.right_forward = True
+    with pytest.raises(ValueError, match=r"layer 1 \(Wrong\): backward .*records = False"):
+        fnn.Sequential([fnn.Dense(3), Wrong()], 3).fit(x, y, verbose=0)

@@ -15,6 +15,7 @@ from fastnn.kernels.plan import (
     cpu_count,
     get_isa,
     get_num_threads,
+    recorded,
     select_isa,
     set_num_threads,
 )

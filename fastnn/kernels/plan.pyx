@@ -71,6 +71,11 @@ cdef bint capturing() noexcept:
     return fnn_capturing != NULL
 
 
+def recorded():
+    """How many calls the plan that is being captured on this thread holds; None outside a capture."""
+    return None if fnn_capturing == NULL else len(<Plan>fnn_capturing)
+
+
 cdef class Operand:
     """One array of a recorded op: kept alive, its shape and its bytes."""
 
