@@ -7,6 +7,7 @@
 enum {
     KC = 384,                                   /* a panel of KC rows stays in L1 */
     MC = 72,                                    /* MC x KC of a stay in L2 */
+    SHORT_K = 48,                               /* rows of b that a short tile reads before it moves on */
     A_STRIDE = KC + 16,                         /* of a copied row: rows must not share cache sets */
     A_SPACE = MC * A_STRIDE,                    /* floats for a copied block of a */
     NC = (FNN_WORKSPACE / 4 - A_SPACE) / KC / PANEL * PANEL /* columns of b that fit beside it */
@@ -86,9 +87,10 @@ static void run_block(const product *p, int64_t m0, int64_t m1, int64_t n0, int6
     if (!packed && rows <= 4) {
         /* One short tile: stream b along its rows, as wide as the registers allow. */
         const int wide = FN(tile_widest)[rows] * VL;
-        for (int64_t n = n0; n < n1; n += wide)
-            for (int64_t k = 0; k < p->k; k += kb)
-                run_rows(p, m0, m1, n, (int)min64(wide, n1 - n), k, min64(kb, p->k - k),
+        const int64_t ks = p->finish == STORE ? SHORT_K : kb;
+        for (int64_t k = 0; k < p->k; k += ks)
+            for (int64_t n = n0; n < n1; n += wide)
+                run_rows(p, m0, m1, n, (int)min64(wide, n1 - n), k, min64(ks, p->k - k),
                          p->a + m0 * am + k * ak, lda, p->b + k * p->n + n, p->n);
         return;
     }
