@@ -237,7 +237,8 @@ struct fnn_team {
     int arrived;          /* atomic */
     uint32_t generation;  /* atomic; bit 0 is the verdict */
     int sleepers;         /* atomic */
-    int halt;             /* atomic; set by whoever wants everybody to stop */
+    int halt;             /* atomic; nobody goes on after the next meeting */
+    int interrupted;      /* atomic; the user wants to stop: what is being computed may be dropped */
     int (*poll)(void);    /* asks whether the user wants to stop; NULL: cannot */
     int64_t next_poll;    /* ns */
     int64_t waited;       /* ns that share 0 has spent at barriers */

@@ -147,10 +147,14 @@ bool fnn_interrupted(fnn_part part) {
         int64_t now = fnn_now();
         if (now >= team->next_poll) {
             team->next_poll = now + 20000000;
-            if (team->poll()) STORE(team->halt, 1);
+            if (team->poll()) {
+                STORE(team->interrupted, 1);
+                STORE(team->halt, 1);
+            }
         }
     }
-    return LOAD(team->halt);
+    /* not halt: share 0 sets that at the end of a run, too, where others may still be computing */
+    return LOAD(team->interrupted);
 }
 
 /* ---- pool ----------------------------------------------------------------------------------- */

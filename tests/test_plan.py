@@ -279,3 +279,19 @@ def test_a_layer_that_records_nothing_is_refused(compiled):
     Wrong.right_forward = True
     with pytest.raises(ValueError, match=r"layer 1 \(Wrong\): backward .*records = False"):
         fnn.Sequential([fnn.Dense(3), Wrong()], 3).fit(x, y, verbose=0)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_the_last_op_of_a_long_step_is_finished_by_all(threads, compiled):
+    """Share 0 may be done, and end the run, while others still compute."""
+    fnn.set_num_threads(threads)
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((2, 900, 900), np.float32)
+    out = np.empty_like(a)
+    plan = compiled.Plan()
+    with plan.capture():
+        compiled.gemm_nn(a, b, out)
+    for _ in range(5):
+        out[...] = np.nan
+        assert plan.replay() == 1
+        np.testing.assert_allclose(out, a @ b, atol=2e-3)
