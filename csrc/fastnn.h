@@ -277,6 +277,7 @@ typedef struct {
     fnn_plan_op *ops;
     int n, capacity;
     double work;
+    bool crowded;        /* share 0 spent most of the last run waiting */
     int64_t alone_until; /* ns: the other processors are busy, do without them till then */
 } fnn_plan;
 

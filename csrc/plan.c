@@ -96,7 +96,9 @@ fnn_outcome fnn_plan_run(fnn_plan *plan, int64_t steps, int64_t budget, bool pro
     fnn_parallel(run_share, &run, parallel && start >= plan->alone_until ? FNN_MAX_THREADS : 1, &team);
     /* Others keep our threads from running: alone it is faster, and the bits are the same. */
     const int64_t end = fnn_now();
-    if (team.waited > BUSY_WAIT && team.waited > (end - start) / 2) plan->alone_until = end + ALONE;
+    const bool crowded = team.waited > BUSY_WAIT && team.waited > (end - start) / 2;
+    if (crowded && plan->crowded) plan->alone_until = end + ALONE; /* once may be a bad start */
+    plan->crowded = crowded;
     *done = run.done;
     return run.user ? FNN_HALTED_USER : outcome(run.status);
 }
