@@ -1,5 +1,6 @@
 """Owns what several test files share: backends, small data, and a run with a time limit."""
 
+import os
 import subprocess
 import sys
 
@@ -10,24 +11,27 @@ import fastnn as fnn
 from fastnn import backend as backends
 
 
-def _need_compiled():
+def need_compiled():
+    """Fail where the extension is missing, unless the tests were asked to run without it."""
     if backends.compiled is None:
-        pytest.skip(f"the extension is not built ({backends.missing})")
+        if os.environ.get("FASTNN_WITHOUT_EXTENSION"):
+            pytest.skip(f"asked to run without the extension ({backends.missing})")
+        pytest.fail(f"the extension is not built: {backends.missing}")
 
 
 @pytest.fixture(params=["reference", "compiled"])
 def backend(request):
     """Run the test once with each backend."""
     if request.param == "compiled":
-        _need_compiled()
+        need_compiled()
     with fnn.use_backend(request.param):
         yield request.param
 
 
 @pytest.fixture
 def compiled():
-    """Run the test with the compiled kernels, or skip it where there are none."""
-    _need_compiled()
+    """Run the test with the compiled kernels."""
+    need_compiled()
     threads = fnn.get_num_threads()
     with fnn.use_backend("compiled"):
         yield backends.compiled
@@ -56,8 +60,6 @@ def run_python():
     """Return a function that runs a script in a new interpreter and returns its output."""
 
     def run(script, timeout=60, **environment):
-        import os
-
         result = subprocess.run(
             [sys.executable, "-c", script],
             capture_output=True,

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 
 import fastnn as fnn
-from fastnn import backend
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -39,7 +38,6 @@ def rows():
 compiler = pytest.mark.skipif(
     shutil.which(shlex.split(os.environ.get("CC", "cc"))[0]) is None, reason="no C compiler"
 )
-compiled = pytest.mark.skipif(backend.compiled is None, reason="no compiled kernels")
 
 
 @compiler
@@ -160,7 +158,7 @@ def test_a_worker_that_dies_is_reported(tmp_path):
         process.close()
 
 
-@compiled
+@pytest.mark.usefixtures("compiled")
 def test_train_step(tmp_path, capsys):
     train_step = importlib.import_module("bench.train_step")
     out = tmp_path / "out.json"
@@ -173,7 +171,7 @@ def test_train_step(tmp_path, capsys):
     assert "fused against reference" in capsys.readouterr().out
 
 
-@compiled
+@pytest.mark.usefixtures("compiled")
 def test_train_step_profile(capsys):
     train_step = importlib.import_module("bench.train_step")
     train_step.main(["--rows", "smoke-adam", "--profile", "--threads", "1"])

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from conftest import need_compiled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -188,8 +189,8 @@ def trained_and_used(names, share):
 @given(names=st.lists(st.sampled_from(list(MENU)), max_size=7))
 @settings(max_examples=40, deadline=None)
 def test_sharing_buffers_changes_no_bit(name, names):
-    if name == "compiled" and fnn.backend.compiled is None:
-        pytest.skip("the extension is not built")
+    if name == "compiled":
+        need_compiled()
     with fnn.use_backend(name):
         for a, b in zip(trained_and_used(names, True), trained_and_used(names, False), strict=True):
             np.testing.assert_array_equal(a, b)

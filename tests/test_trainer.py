@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+from conftest import need_compiled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -101,8 +102,7 @@ WIDE = {
 )
 @settings(max_examples=40, deadline=None)
 def test_plans_of_any_net_against_eager_steps(names, optimizer, batch_size):
-    if fnn.backend.compiled is None:
-        pytest.skip("the extension is not built")
+    need_compiled()
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(200, 70)).astype(np.float32), rng.integers(0, 3, 200)
     results = []
