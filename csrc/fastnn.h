@@ -133,21 +133,22 @@ typedef struct { const float *dout; double rate; const uint8_t *mask; float *dx;
 typedef struct { const float *x; float *out; int64_t n, c; } fnn_softmax_forward_args;
 typedef struct { const float *dout, *out; float *dx; int64_t n, c; } fnn_softmax_backward_args;
 
-/* losses: mean over the batch in loss[0]; dx may be NULL */
+/* losses: mean over the counted rows in loss[0]; dx may be NULL; weights (N) too, then all count as 1 */
 typedef struct {
     const float *x;
     const int32_t *labels;
+    const float *weights;
     float *dx, *loss;
     int64_t *correct;
     int64_t n, c;
 } fnn_softmax_cross_entropy_args;
 typedef struct {
-    const float *x, *target;
+    const float *x, *target, *weights;
     float *dx, *loss;
     int64_t *correct;
     int64_t n, c;
 } fnn_softmax_cross_entropy_soft_args;
-typedef struct { const float *x, *target; float *dx, *loss; int64_t n; } fnn_mean_squared_error_args;
+typedef struct { const float *x, *target, *weights; float *dx, *loss; int64_t n, f; } fnn_mean_squared_error_args;
 
 /* The state of a step: clock = {row cursor in the epoch, global step, batch index in the epoch}. */
 enum { FNN_ROW, FNN_STEP, FNN_BATCH };

@@ -1,7 +1,27 @@
 /* Losses: the mean over the batch, its gradient and the number of hits in one pass over the rows.
- * Share 0 does it alone, so a sum's order never depends on the threads; sums run in double. */
+ * Rows may have weights: loss = sum(weights * row losses) / count(weights != 0), and a row of weight 0
+ * is not looked at.  Share 0 does it alone, so a sum's order never depends on the threads; sums run in
+ * double. */
 #include "kernel.h"
 #include "vecmath.h"
+
+/* How many rows count: all of them where there are no weights. */
+static int64_t count_rows(const float *weights, int64_t n) {
+    if (!weights) return n;
+    int64_t count = 0;
+    for (int64_t i = 0; i < n; i++) count += weights[i] != 0;
+    return count;
+}
+
+INLINE float weight_of(const float *weights, int64_t i) { return weights ? weights[i] : 1.0f; }
+
+/* A row that does not count has no gradient. */
+static void clear_row(float *dx, int64_t c) {
+    if (dx) memset(dx, 0, sizeof(float) * (size_t)c);
+}
+
+/* A mean over no rows is 0. */
+static float mean(double total, int64_t count) { return count ? (float)(total / (double)count) : 0.0f; }
 
 /* Is x[k] the first of the row's largest values? */
 static bool is_argmax(const float *x, int64_t k, float max) {
@@ -51,105 +71,126 @@ INLINE void add_row(row_losses *l, float sum, float weight, float rest) {
     if (++l->n == VL) flush_rows(l);
 }
 
-/* loss = -mean(log(softmax(x))[i, labels[i]]); dx = (softmax(x) - onehot(labels)) / N */
+/* loss = -sum(w * log(softmax(x))[i, labels[i]]) / count; dx = w (softmax(x) - onehot(labels)) / count */
 KERNEL(softmax_cross_entropy) {
     if (part.tid > 0) return FNN_OK;
-    const int64_t n = a->n, c = a->c;
+    const int64_t n = a->n, c = a->c, count = count_rows(a->weights, n);
     row_losses losses = {0};
     int64_t correct = 0;
     for (int64_t i = 0; i < n; i++) {
         const float *x = a->x + i * c;
         float *dx = a->dx ? a->dx + i * c : NULL;
         const int32_t label = a->labels[i];
+        const float weight = weight_of(a->weights, i);
+        if (weight == 0) {
+            clear_row(dx, c);
+            continue;
+        }
         const float max = v_row_max(x, c);
         vf last = {0};
         const float sum = exp_row(x, c, max, dx, &last);
-        add_row(&losses, sum, 1.0f, max - x[label]);
+        add_row(&losses, sum, weight, weight * (max - x[label]));
         correct += is_argmax(x, label, max);
         if (dx) {
-            const vf scale = v_set1(1.0f / (sum * (float)n));
+            const vf scale = v_set1(weight / (sum * (float)count));
             int64_t j = 0;
             for (; j + VL <= c; j += VL) v_store(dx + j, v_load(dx + j) * scale);
             if (j < c) v_store_n(dx + j, last * scale, (int)(c - j));
-            dx[label] -= 1.0f / (float)n;
+            dx[label] -= weight / (float)count;
         }
     }
     flush_rows(&losses);
-    a->loss[0] = (float)(losses.total / (double)n);
+    a->loss[0] = mean(losses.total, count);
     a->correct[0] = correct;
     return FNN_OK;
 }
 
-/* loss = -mean(sum(target * log(softmax(x)), axis=1));
- * dx = (softmax(x) * sum(target, axis=1) - target) / N */
+/* loss = -sum(w * sum(target * log(softmax(x)), axis=1)) / count;
+ * dx = w (softmax(x) * sum(target, axis=1) - target) / count */
 KERNEL(softmax_cross_entropy_soft) {
     if (part.tid > 0) return FNN_OK;
-    const int64_t n = a->n, c = a->c;
+    const int64_t n = a->n, c = a->c, count = count_rows(a->weights, n);
     row_losses losses = {0};
     int64_t correct = 0;
     for (int64_t i = 0; i < n; i++) {
         const float *x = a->x + i * c, *target = a->target + i * c;
         float *dx = a->dx ? a->dx + i * c : NULL;
+        const float weight = weight_of(a->weights, i);
+        if (weight == 0) {
+            clear_row(dx, c);
+            continue;
+        }
         const float max = v_row_max(x, c);
         vf last = {0};
         const float sum = exp_row(x, c, max, dx, &last);
         /* -sum(target * (x - max - log(sum))) */
-        vf weight = {0}, dot = {0}, last_target = {0};
+        vf masses = {0}, dot = {0}, last_target = {0};
         int64_t j = 0;
         for (; j + VL <= c; j += VL) {
             vf t = v_load(target + j);
-            weight += t;
+            masses += t;
             dot = v_fma(t, v_set1(max) - v_load(x + j), dot);
         }
         if (j < c) {
             int rest = (int)(c - j);
             last_target = v_load_n(target + j, rest);
-            weight += last_target;
+            masses += last_target;
             dot = v_fma(last_target, v_set1(max) - v_load_n(x + j, rest), dot);
         }
-        const float mass = v_hsum(weight);
-        add_row(&losses, sum, mass, v_hsum(dot));
+        const float mass = weight * v_hsum(masses);
+        add_row(&losses, sum, mass, weight * v_hsum(dot));
         const float top = v_row_max(target, c);
         int64_t k = 0;
         while (k < c - 1 && target[k] != top) k++;
         correct += is_argmax(x, k, max);
         if (dx) {
-            const vf scale = v_set1(mass / (sum * (float)n)), share = v_set1(-1.0f / (float)n);
+            const vf scale = v_set1(mass / (sum * (float)count)), share = v_set1(-weight / (float)count);
             for (j = 0; j + VL <= c; j += VL)
                 v_store(dx + j, v_fma(share, v_load(target + j), v_load(dx + j) * scale));
             if (j < c) v_store_n(dx + j, v_fma(share, last_target, last * scale), (int)(c - j));
         }
     }
     flush_rows(&losses);
-    a->loss[0] = (float)(losses.total / (double)n);
+    a->loss[0] = mean(losses.total, count);
     a->correct[0] = correct;
     return FNN_OK;
 }
 
-/* loss = mean((x - target)**2); dx = 2 (x - target) / n */
+/* loss = sum(w * (x - target)**2) / (count * F); dx = 2 w (x - target) / (count * F) */
 KERNEL(mean_squared_error) {
     if (part.tid > 0) return FNN_OK;
     enum { CHUNK = 1024 }; /* floats that are summed in single precision */
-    const int64_t n = a->n;
-    const vf scale = v_set1((float)(2.0 / (double)n));
+    /* without weights all rows are as one */
+    const int64_t n = a->weights ? a->n : 1, f = a->weights ? a->f : a->n * a->f;
+    const int64_t count = count_rows(a->weights, n) * f;
     double total = 0;
-    for (int64_t lo = 0; lo < n; lo += CHUNK) {
-        const int64_t hi = lo + CHUNK < n ? lo + CHUNK : n;
-        vf sum = {0};
-        int64_t i = lo;
-        for (; i + VL <= hi; i += VL) {
-            vf difference = v_load(a->x + i) - v_load(a->target + i);
-            sum = v_fma(difference, difference, sum);
-            if (a->dx) v_store(a->dx + i, difference * scale);
+    for (int64_t row = 0; row < n; row++) {
+        const float *x = a->x + row * f, *target = a->target + row * f;
+        float *dx = a->dx ? a->dx + row * f : NULL;
+        const float weight = weight_of(a->weights, row);
+        if (weight == 0) {
+            clear_row(dx, f);
+            continue;
         }
-        if (i < hi) {
-            int rest = (int)(hi - i);
-            vf difference = v_load_n(a->x + i, rest) - v_load_n(a->target + i, rest);
-            sum = v_fma(difference, difference, sum);
-            if (a->dx) v_store_n(a->dx + i, difference * scale, rest);
+        const vf scale = v_set1((float)(2.0 * (double)weight / (double)count));
+        for (int64_t lo = 0; lo < f; lo += CHUNK) {
+            const int64_t hi = lo + CHUNK < f ? lo + CHUNK : f;
+            vf sum = {0};
+            int64_t i = lo;
+            for (; i + VL <= hi; i += VL) {
+                vf difference = v_load(x + i) - v_load(target + i);
+                sum = v_fma(difference, difference, sum);
+                if (dx) v_store(dx + i, difference * scale);
+            }
+            if (i < hi) {
+                int rest = (int)(hi - i);
+                vf difference = v_load_n(x + i, rest) - v_load_n(target + i, rest);
+                sum = v_fma(difference, difference, sum);
+                if (dx) v_store_n(dx + i, difference * scale, rest);
+            }
+            total += (double)weight * (double)v_hsum(sum);
         }
-        total += (double)v_hsum(sum);
     }
-    a->loss[0] = (float)(total / (double)n);
+    a->loss[0] = mean(total, count);
     return FNN_OK;
 }

@@ -24,6 +24,7 @@ __all__ = [
     "to_array",
     "to_labels",
     "to_rows",
+    "to_weights",
 ]
 
 Array = NDArray[Any]
@@ -278,3 +279,32 @@ def to_labels(name: str, labels: Array, classes: int) -> Array:
             f"{name}: got label {labels[bad[0]]} in row {bad[0]}, expected labels in [0, {classes})"
         )
     return packed(labels, np.int32)
+
+
+def to_weights(name: str, value: ArrayLike, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+    """Return the weights of samples in a loss as a C-contiguous array of this shape and dtype.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are no numbers, have another shape, are negative, NaN or infinite, or all 0.
+
+    Examples
+    --------
+    >>> to_weights("sample_weight", [1, -1], (2,), np.float32)
+    Traceback (most recent call last):
+    ...
+    ValueError: sample_weight: got -1.0 in row 1, expected finite numbers >= 0
+    """
+    array = to_array(name, value)
+    if array.shape != shape:
+        raise ValueError(f"{name}: got shape {array.shape}, expected {shape}")
+    with np.errstate(over="ignore"):
+        weights = packed(array, dtype)
+    bad = np.argwhere(~((weights >= 0) & np.isfinite(weights)))
+    if bad.size:
+        shown = weights[tuple(bad[0])]
+        raise ValueError(f"{name}: got {shown} in row {bad[0][0]}, expected finite numbers >= 0")
+    if not weights.any():
+        raise ValueError(f"{name}: got 0 only, expected at least one positive weight")
+    return weights

@@ -3,16 +3,27 @@
 Leaves the mean over an epoch's batches to the trainer.
 """
 
+from collections.abc import Mapping
 from types import ModuleType
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from fastnn.checks import PIXEL_SCALE, Array, check_finite, packed, to_array, to_labels
+from fastnn.checks import (
+    PIXEL_SCALE,
+    Array,
+    check_finite,
+    check_integer,
+    check_real,
+    packed,
+    to_array,
+    to_labels,
+    to_weights,
+)
 from fastnn.component import Component
 
-__all__ = ["LOSSES", "CrossEntropy", "Loss", "MeanSquaredError"]
+__all__ = ["LOSSES", "CrossEntropy", "Loss", "MeanSquaredError", "weights_of"]
 
 
 class Loss(Component):
@@ -57,13 +68,17 @@ class Loss(Component):
         k: ModuleType,
         x: Array,
         target: Array,
+        weights: Array | None,
         dx: Array | None,
         loss: Array,
         correct: Array,
     ) -> None:
         """Compute ``loss`` (1,), the gradient ``dx`` unless it is None, and ``correct`` (1,).
 
-        ``x`` is the model's output (N, ...), ``target`` the batch's rows of ``targets``.
+        ``x`` is the model's output (N, ...), ``target`` the batch's rows of ``targets``. With
+        ``weights`` (N,), at least 0, the loss is
+        ``sum(weights * row_losses) / count(weights != 0)``, and rows of weight 0 count in nothing;
+        None stands for ones.
         """
         raise NotImplementedError(f"{type(self).__name__} must define compute")
 
@@ -114,14 +129,15 @@ class CrossEntropy(Loss):
         k: ModuleType,
         x: Array,
         target: Array,
+        weights: Array | None,
         dx: Array | None,
         loss: Array,
         correct: Array,
     ) -> None:
         if target.ndim == 1:
-            k.softmax_cross_entropy(x, target, dx, loss, correct)
+            k.softmax_cross_entropy(x, target, weights, dx, loss, correct)
         else:
-            k.softmax_cross_entropy_soft(x, target, dx, loss, correct)
+            k.softmax_cross_entropy_soft(x, target, weights, dx, loss, correct)
 
 
 class MeanSquaredError(Loss):
@@ -155,12 +171,14 @@ class MeanSquaredError(Loss):
         k: ModuleType,
         x: Array,
         target: Array,
+        weights: Array | None,
         dx: Array | None,
         loss: Array,
         correct: Array,
     ) -> None:
-        flat = None if dx is None else dx.reshape(-1)
-        k.mean_squared_error(x.reshape(-1), target.reshape(-1), flat, loss)
+        rows = len(x) if weights is None else len(weights)
+        gradient = None if dx is None else dx.reshape(rows, -1)
+        k.mean_squared_error(x.reshape(rows, -1), target.reshape(rows, -1), weights, gradient, loss)
 
 
 LOSSES: dict[str, type[Loss]] = {
@@ -168,3 +186,53 @@ LOSSES: dict[str, type[Loss]] = {
     "mean_squared_error": MeanSquaredError,
     "mse": MeanSquaredError,
 }
+
+
+def weights_of(
+    targets: Array,
+    sample_weight: ArrayLike | None,
+    class_weight: Mapping[int, float] | None,
+    classes: int,
+    dtype: DTypeLike,
+) -> Array | None:
+    """Return the weight of each sample in the loss, (N, 1), or None if all count alike.
+
+    Parameters
+    ----------
+    targets : (N, ...)
+        As ``Loss.targets`` returns them.
+    sample_weight : (N,) array_like, optional
+    class_weight : mapping of int to float, optional
+        By class number; 1 for those that it leaves out.
+    classes : int
+    dtype : float dtype
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they do not fit the targets, or are no finite numbers >= 0, one of them positive.
+
+    Examples
+    --------
+    >>> weights_of(np.array([0, 1, 1], np.int32), [1, 1, 0], {1: 4.0}, 2, np.float32).ravel()
+    array([1., 4., 0.], dtype=float32)
+    """
+    if sample_weight is None and class_weight is None:
+        return None
+    weights = np.ones(len(targets), dtype)
+    if sample_weight is not None:
+        weights = to_weights("sample_weight", sample_weight, weights.shape, dtype)
+    if class_weight is not None:
+        if not isinstance(class_weight, Mapping):
+            raise TypeError(
+                f"class_weight: got {type(class_weight).__name__}, expected a dict of weights by "
+                "class number"
+            )
+        if targets.ndim != 1 or targets.dtype != np.int32:
+            raise ValueError("class_weight: expected with class numbers as targets only")
+        table = np.ones(classes)
+        for label, weight in class_weight.items():
+            row = check_integer("class_weight", label, 0, classes - 1)
+            table[row] = check_real(f"class_weight[{row}]", weight, 0)
+        weights = to_weights("class_weight", weights * table[targets], weights.shape, dtype)
+    return weights[:, None]

@@ -60,7 +60,6 @@ class Stage:
         with self.layer.named(), _recording(k, "backward", wanted=self._wants_gradient):
             self.layer.backward(k, self.dout, self.x, self.out, self.dx, self.saved)
 
-
     @property
     def _wants_gradient(self) -> bool:
         return self.dx is not None or bool(self.layer.weights)
@@ -109,6 +108,8 @@ class Workspace:
         Left out: its output is its input.
     target : (shape, dtype), optional
         Of one sample's target, to get a buffer for the batch's.
+    weights : int
+        How many weights of the loss a sample has, to get a buffer for the batch's.
 
     Attributes
     ----------
@@ -119,6 +120,7 @@ class Workspace:
     dout : (n, *shape) or None
         Gradient of ``out``; None when nothing is to be trained.
     target : (n, *shape) or None
+    weights : (n, weights) or None
     stages : list of Stage
         Layers that compute, in order.
     backward : list of Stage
@@ -146,6 +148,7 @@ class Workspace:
         seed: int = 0,
         skip: Layer | None = None,
         target: tuple[tuple[int, ...], DTypeLike] | None = None,
+        weights: int = 0,
     ) -> None:
         self.dtype = np.dtype(dtype)
         self._layers = list(layers)
@@ -154,6 +157,7 @@ class Workspace:
         self._seed = seed
         self._skip = skip
         self._target = target
+        self._weights = weights
         self._capacity = n
         self._sizes: list[int] = []
         self._places: list[_Place] = []
@@ -218,6 +222,7 @@ class Workspace:
         self._target_buffer = (
             None if self._target is None else self._buffer((n, *self._target[0]), self._target[1])
         )
+        self._weights_buffer = self._buffer((n, self._weights)) if self._weights else None
 
     def _lay_out_gradients(self) -> None:
         n, layers = self._capacity, self._layers
@@ -264,6 +269,7 @@ class Workspace:
         if self._target is not None and self._target_buffer is not None:
             shape, dtype = self._target
             self.target = self._view(self._target_buffer, (n, *shape), dtype)
+        self.weights = view(self._weights_buffer, (self._weights,))
         self.stages = []
         for layer, place in zip(self._layers, self._places, strict=True):
             if self._is_view(layer):

@@ -28,7 +28,7 @@ from fastnn.component import Component, choose
 from fastnn.history import History
 from fastnn.inference import Predictor, chunk_rows
 from fastnn.layers.base import Layer
-from fastnn.losses import LOSSES, CrossEntropy, Loss
+from fastnn.losses import LOSSES, CrossEntropy, Loss, weights_of
 from fastnn.memory import aligned_zeros
 from fastnn.optimizers import OPTIMIZERS, SGD, Optimizer
 from fastnn.progress import Progress
@@ -255,6 +255,8 @@ class Sequential:
         epochs: int = 1,
         batch_size: int | None = 32,
         validation_data: tuple[ArrayLike, ArrayLike] | None = None,
+        sample_weight: ArrayLike | None = None,
+        class_weight: Mapping[int, float] | None = None,
         callbacks: Iterable[Callback] | None = None,
         verbose: int = 1,
         shuffle: bool = True,
@@ -281,6 +283,11 @@ class Sequential:
             None takes all samples in one step. The last batch of an epoch may be smaller.
         validation_data : (x, y), optional
             Measured after each epoch.
+        sample_weight : (N,) array_like, optional
+            Factors on the samples' losses; samples of weight 0 count in nothing. The loss is the
+            weighted sum over the number of samples that count.
+        class_weight : dict of int to float, optional
+            The same by class number, 1 for classes that it leaves out; both together multiply.
         callbacks : iterable of callable, optional
             Each is called after each epoch with the model and the history; one that returns True
             ends the run.
@@ -324,7 +331,7 @@ class Sequential:
             check_integer("batch_size", batch_size, 1)
         self._claim()
         try:
-            data = self._data(x, y, chosen, "x", "y")
+            data = self._data(x, y, chosen, "x", "y", sample_weight, class_weight)
             self.history = history = History()
             measure = None
             if validation_data is not None:
@@ -406,7 +413,16 @@ class Sequential:
         finally:
             progress.close()
 
-    def _data(self, x: ArrayLike, y: ArrayLike, loss: Loss, x_name: str, y_name: str) -> Data:
+    def _data(
+        self,
+        x: ArrayLike,
+        y: ArrayLike,
+        loss: Loss,
+        x_name: str,
+        y_name: str,
+        sample_weight: ArrayLike | None = None,
+        class_weight: Mapping[int, float] | None = None,
+    ) -> Data:
         """Convert and check samples and targets, once."""
         rows, x_scale = self._rows(x_name, x)
         assert self.input_shape is not None and self.output_shape is not None
@@ -416,7 +432,9 @@ class Sequential:
             raise ValueError(
                 f"{y_name}: got {len(targets)} rows, expected {len(rows)}, as many as {x_name} has"
             )
-        return Data(rows, x_scale, targets, y_scale)
+        classes = self.output_shape[-1]
+        weights = weights_of(targets, sample_weight, class_weight, classes, self.dtype)
+        return Data(rows, x_scale, targets, y_scale, weights)
 
     def _validation(self, data: tuple[ArrayLike, ArrayLike], loss: Loss) -> Data:
         if not isinstance(data, (tuple, list)) or len(data) != 2:
@@ -452,7 +470,12 @@ class Sequential:
     # ---- use ---------------------------------------------------------------------------------
 
     def evaluate(
-        self, x: ArrayLike, y: ArrayLike, loss: str | Loss | None = None
+        self,
+        x: ArrayLike,
+        y: ArrayLike,
+        loss: str | Loss | None = None,
+        *,
+        sample_weight: ArrayLike | None = None,
     ) -> dict[str, float]:
         """Measure loss and, with cross-entropy, accuracy.
 
@@ -462,6 +485,8 @@ class Sequential:
             As for ``fit``.
         loss : str or Loss, optional
             That of the last ``fit`` by default, or cross-entropy.
+        sample_weight : (N,) array_like, optional
+            As for ``fit``.
 
         Returns
         -------
@@ -476,7 +501,7 @@ class Sequential:
             If the loss is not finite.
         """
         chosen = self._loss if loss is None else choose("loss", loss, Loss, LOSSES)
-        data = self._data(x, y, chosen, "x", "y")
+        data = self._data(x, y, chosen, "x", "y", sample_weight)
         measure = Trainer(self, data, chosen, batch_size=chunk_rows(self))
         measure.run_epoch()
         return measure.figures()

@@ -31,12 +31,16 @@ __all__ = ["Data", "Trainer", "generator", "record", "unrecordable"]
 
 
 class Data(NamedTuple):
-    """Samples and targets as matrices, each with the factor to read it with."""
+    """Samples and targets as matrices, each with the factor to read it with.
+
+    ``weights`` (N, P) are those of the P rows that a sample has in the loss; None stands for ones.
+    """
 
     x: Array
     x_scale: float
     y: Array
     y_scale: float
+    weights: Array | None = None
 
 
 def generator(seed: int, epoch: int) -> np.random.Generator:
@@ -137,6 +141,7 @@ class Trainer:
             seed=seed,
             skip=skip,
             target=(data.y.shape[1:], np.int32 if data.y.ndim == 1 else model.dtype),
+            weights=0 if data.weights is None else data.weights.shape[1],
         )
         components = [*model.layers, loss, *([] if optimizer is None else [optimizer])]
         blocker = unrecordable(self.k, components)
@@ -158,7 +163,8 @@ class Trainer:
         for stage in ws.stages:
             stage.forward(self.k)
         assert ws.target is not None
-        self.loss.compute(self.k, ws.out, ws.target, ws.dout, self._loss, self._correct)
+        weights = None if ws.weights is None else ws.weights.reshape(-1)
+        self.loss.compute(self.k, ws.out, ws.target, weights, ws.dout, self._loss, self._correct)
         correct = None if self.corrects is None else self._correct
         self.k.log_step(self._loss, correct, self.clock, self.losses, self.corrects)
         if self.eager and not math.isfinite(self._loss[0]):
@@ -179,6 +185,8 @@ class Trainer:
             k.gather_labels(data.y, self._rows, self.clock, ws.target)
         else:
             k.gather_rows(data.y, self._rows, data.y_scale, self.clock, ws.target)
+        if data.weights is not None:
+            k.gather_rows(data.weights, self._rows, 1.0, self.clock, ws.weights)
 
     def run_epoch(self, epoch: int = 0, report: Callable[[int], None] = lambda done: None) -> None:
         """Pass once over the data.
@@ -238,13 +246,23 @@ class Trainer:
         self.clock[0] = self.clock[2] = 0
 
     def figures(self) -> dict[str, float]:
-        """Return the means over the samples of the batches of this epoch."""
-        rows = np.full(self.batches, self.workspace.n)
-        rows[-1] = self.samples - (self.batches - 1) * self.workspace.n
-        figures = {"loss": float(rows @ self.losses.astype(np.float64) / self.samples)}
+        """Return the means over the rows that count in the batches of this epoch."""
+        rows = self._counted()
+        figures = {"loss": float(rows @ self.losses.astype(np.float64) / rows.sum())}
         if self.corrects is not None:
-            figures["accuracy"] = float(self.corrects.sum() / self.samples)
+            figures["accuracy"] = float(self.corrects.sum() / rows.sum())
         return figures
+
+    def _counted(self) -> Array:
+        """Return how many rows of each batch of this epoch count in the loss: (batches,)."""
+        starts = np.arange(0, self.samples, self.workspace.n)
+        if self.data.weights is None:
+            return np.diff(starts, append=self.samples)
+        counts = np.count_nonzero(self.data.weights, axis=1)
+        counted: Array = np.add.reduceat(
+            counts if self._rows is None else counts[self._rows], starts
+        )
+        return counted
 
     def _diverged(self, ws: Workspace) -> DivergenceError:
         """Compute the batch at the clock once more, and name the layer that went wrong."""

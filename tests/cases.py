@@ -133,6 +133,11 @@ def labels_of(rng: Rng, n: int, classes: int) -> np.ndarray:
     return rng.integers(0, classes, n).astype(np.int32)
 
 
+def weights_of(rng: Rng, n: int) -> np.ndarray | None:
+    """Of a loss's rows: half of the time None, else some of them 0."""
+    return None if rng.random() < 0.5 else rng.choice(np.array([0, 0.5, 1, 3], np.float32), n)
+
+
 def changed(index: int, value: int) -> Callable[[np.ndarray], np.ndarray]:
     """A change that sets one element."""
 
@@ -224,6 +229,7 @@ def build_cross_entropy(rng: Rng, sizes: Sizes) -> Args:
         "x": normal(rng, n, c, scale=3.0),
         "labels": labels_of(rng, n, c),
         "target": (target / target.sum(axis=1, keepdims=True)).astype(np.float32),
+        "weights": weights_of(rng, n),
         "dx": empty(n, c) if rng.random() < 0.8 else None,
         "loss": empty(1),
         "correct": np.empty(1, np.int64),
@@ -231,11 +237,12 @@ def build_cross_entropy(rng: Rng, sizes: Sizes) -> Args:
 
 
 def build_squared_error(rng: Rng, sizes: Sizes) -> Args:
-    n = sizes["n"]
+    n, f = sizes["N"], sizes["F"]
     return {
-        "x": normal(rng, n),
-        "target": normal(rng, n),
-        "dx": empty(n) if rng.random() < 0.8 else None,
+        "x": normal(rng, n, f),
+        "target": normal(rng, n, f),
+        "weights": weights_of(rng, n),
+        "dx": empty(n, f) if rng.random() < 0.8 else None,
         "loss": empty(1),
     }
 
@@ -363,7 +370,7 @@ def activation(name: str, *extra: tuple[str, Any], saved: str = "out") -> list[C
 BAD_SLOPES = [("slope", -0.1), ("slope", float("nan")), ("slope", float("inf"))]
 BAD_RATES = [("rate", 1.0), ("rate", -0.1), ("rate", float("nan"))]
 BAD_STEP = [("grad", "longer"), ("theta", "longer"), ("clock", "longer"), ("lr", "empty")]
-BAD_LOSS: list[tuple[str, Any]] = [("loss", "longer"), ("x", "empty")]
+BAD_LOSS: list[tuple[str, Any]] = [("loss", "longer"), ("weights", "longer"), ("x", "empty")]
 
 TABLE = [
     product("gemm_nn", "MK", "KN"),
@@ -464,8 +471,8 @@ TABLE = [
         errors=[
             ("x", "rows"),
             ("labels", "longer"),
-            ("labels", changed(-1, -1)),
-            ("labels", changed(0, 99)),
+            ("labels", lambda labels: labels - 10),
+            ("labels", lambda labels: labels + 99),
             ("correct", "longer"),
             *BAD_LOSS,
         ],
@@ -484,8 +491,8 @@ TABLE = [
     Case(
         "mean_squared_error",
         build_squared_error,
-        VECTORS[1:],
-        {"n": 64 * 784},
+        [{"N": sizes["N"], "F": sizes["C"]} for sizes in ROWS] + [{"N": 3, "F": 1500}],
+        {"N": 64, "F": 784},
         outputs=("dx", "loss"),
         forward="mean_squared_error",
         wrt={"x": "dx"},

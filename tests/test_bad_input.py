@@ -252,6 +252,20 @@ BAD_OPTIONS = [
     ("validation_data", (good_x(),), TypeError, "got tuple"),
     ("validation_data", (good_x(), good_y(), 1), TypeError, "got tuple"),
     ("validation_data", 0.2, TypeError, "got float"),
+    ("sample_weight", np.ones(ROWS - 1), ValueError, r"got shape \(11,\), expected \(12,\)"),
+    ("sample_weight", np.ones((ROWS, 1)), ValueError, r"got shape \(12, 1\)"),
+    ("sample_weight", -np.arange(ROWS), ValueError, "got -1.0 in row 1, expected .* >= 0"),
+    ("sample_weight", label(NAN, float), ValueError, "got nan in row 5"),
+    ("sample_weight", label(1e39, float), ValueError, "got inf in row 5"),
+    ("sample_weight", np.zeros(ROWS), ValueError, "got 0 only"),
+    ("sample_weight", ["1"] * ROWS, TypeError, "expected numbers"),
+    ("sample_weight", 2.0, ValueError, r"got shape \(\)"),
+    ("class_weight", [1, 2, 3], TypeError, "got list, expected a dict"),
+    ("class_weight", "balanced", TypeError, "got str"),
+    ("class_weight", {3: 1.0}, ValueError, "got 3, expected an integer >= 0 and <= 2"),
+    ("class_weight", {-1: 1.0}, ValueError, "got -1"),
+    ("class_weight", {"a": 1.0}, TypeError, "got 'a'"),
+    ("class_weight", {0: 0, 1: 0, 2: 0}, ValueError, "got 0 only"),
 ]
 
 
@@ -263,6 +277,16 @@ def test_bad_options_of_fit(name, value, error, message, backend):
         message,
         f"^{name}: ",
     )
+
+
+def test_bad_class_weights(backend):
+    for value, message in ((-1, "got -1.0"), (NAN, "got nan"), ("a", "got 'a'")):
+        with pytest.raises((TypeError, ValueError), match=rf"^class_weight\[1\]: {message}"):
+            model().fit(good_x(), good_y(), class_weight={1: value}, verbose=0)
+    for targets in (np.full((ROWS, CLASSES), 1 / CLASSES), good_x()[:, :CLASSES]):
+        with pytest.raises(ValueError, match=r"^class_weight: expected with class numbers"):
+            loss = "cross_entropy" if targets.min() > 0 else "mse"
+            model().fit(good_x(), targets, loss=loss, class_weight={1: 2.0}, verbose=0)
 
 
 BAD_CALLS = {
@@ -415,6 +439,11 @@ BAD_CALLS = {
         lambda: model().evaluate(good_x(), good_y(), "hinge"),
         ValueError,
         "^loss: unknown name 'hinge'",
+    ),
+    "evaluate weights": (
+        lambda: model().evaluate(good_x(), good_y(), sample_weight=[1.0]),
+        ValueError,
+        r"^sample_weight: got shape \(1,\), expected \(12,\)",
     ),
     "evaluate without targets": (
         lambda: model().evaluate(good_x(), None),

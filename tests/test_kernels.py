@@ -328,7 +328,7 @@ def test_missing_arguments_are_refused(case):
         name: value
         for name, value in args.items()
         if isinstance(value, np.ndarray)
-        and name not in ("b", "dx", "db", "rows", "correct", "corrects", "velocity")
+        and name not in ("b", "dx", "db", "rows", "correct", "corrects", "velocity", "weights")
     }
     for name in required:
         with pytest.raises(TypeError):
@@ -368,14 +368,14 @@ def test_a_nan_reaches_the_loss(isa):
     x = np.zeros((3, 10), np.float32)
     x[1, 9] = np.nan
     loss, correct = np.zeros(1, np.float32), np.zeros(1, np.int64)
-    kernels.softmax_cross_entropy(x, np.zeros(3, np.int32), None, loss, correct)
+    kernels.softmax_cross_entropy(x, np.zeros(3, np.int32), None, None, loss, correct)
     assert np.isnan(loss[0])
 
 
 def test_large_logits_do_not_overflow(isa):
     x = np.array([[1e4, -1e4, 0.0]], np.float32)
     dx, loss, correct = np.empty_like(x), np.empty(1, np.float32), np.empty(1, np.int64)
-    kernels.softmax_cross_entropy(x, np.array([1], np.int32), dx, loss, correct)
+    kernels.softmax_cross_entropy(x, np.array([1], np.int32), None, dx, loss, correct)
     assert loss[0] == 2e4 and correct[0] == 0 and dx.tolist() == [[1, -1, 0]]
 
 
@@ -383,8 +383,23 @@ def test_argmax_takes_the_first_of_equals(isa):
     x, loss = np.ones((2, 20), np.float32), np.empty(1, np.float32)
     for label, wanted in ((0, 2), (1, 0), (19, 0)):
         correct = np.empty(1, np.int64)
-        kernels.softmax_cross_entropy(x, np.full(2, label, np.int32), None, loss, correct)
+        kernels.softmax_cross_entropy(x, np.full(2, label, np.int32), None, None, loss, correct)
         assert correct[0] == wanted
+
+
+def test_rows_of_weight_0_are_not_looked_at(isa):
+    x = np.array([[np.nan, np.inf], [0, 0]], np.float32)
+    weights, correct = np.array([0, 3], np.float32), np.empty(1, np.int64)
+    dx, loss = np.full_like(x, np.nan), np.empty(1, np.float32)
+    kernels.softmax_cross_entropy(x, np.array([-7, 0], np.int32), weights, dx, loss, correct)
+    assert dx.tolist() == [[0, 0], [-1.5, 1.5]] and correct[0] == 1
+    assert loss[0] == pytest.approx(3 * np.log(2))
+    kernels.softmax_cross_entropy_soft(x, x, weights, dx, loss, correct)
+    assert dx.tolist() == [[0, 0], [0, 0]] and loss[0] == 0
+    kernels.mean_squared_error(x, np.ones_like(x), weights, dx, loss)
+    assert dx.tolist() == [[0, 0], [-3, -3]] and loss[0] == 3
+    kernels.mean_squared_error(x, np.ones_like(x), 0 * weights, dx, loss)
+    assert not dx.any() and loss[0] == 0
 
 
 # ---- dropout's randomness ---------------------------------------------------------------------

@@ -69,7 +69,7 @@ def test_a_user_loss_runs_eagerly_and_says_so(blobs, compiled):
         def targets(self, name, y, shape, dtype, pixels):
             return np.asarray(y, dtype).reshape(len(y), -1), 1.0
 
-        def compute(self, k, x, target, dx, loss, correct):
+        def compute(self, k, x, target, weights, dx, loss, correct):
             loss[0] = abs(x - target).mean()
             if dx is not None:
                 dx[...] = np.sign(x - target) / x.size

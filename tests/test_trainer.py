@@ -239,6 +239,62 @@ def test_digits_are_learned(digits, backend):
     assert np.mean(model.predict_classes(x[1400:]) == y[1400:]) == history["val_accuracy"][-1]
 
 
+# ---- weights of samples --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "soft", "mse"])
+def test_samples_of_weight_0_count_in_nothing(loss, three, backend):
+    x, y = three
+    if loss != "cross_entropy":
+        y = np.random.default_rng(2).dirichlet(np.ones(3), 107)
+    loss = "mse" if loss == "mse" else "cross_entropy"
+    weights = np.random.default_rng(0).integers(0, 3, 107)
+    weights[90:] = 0  # whole batches do not count
+    kept = weights > 0
+    x_spoiled = np.where(kept[:, None], x, 1e30)
+    options = {"loss": loss, "batch_size": 10, "shuffle": False, "verbose": 0}
+    model = fnn.Sequential([fnn.Dense(3)], 10, seed=0)
+    start = model.evaluate(x[kept], y[kept], loss)
+    losses = [model.evaluate(x[i : i + 1], y[i : i + 1], loss)["loss"] for i in range(107)]
+    weighted = model.evaluate(x_spoiled, y, loss, sample_weight=weights)
+    assert weighted["loss"] == pytest.approx(weights @ losses / kept.sum(), rel=1e-5)
+    assert weighted.get("accuracy") == start.get("accuracy")
+    plain = model.evaluate(x, y, loss, sample_weight=kept)
+    assert plain == pytest.approx(start, rel=1e-5)
+    history = model.fit(x_spoiled, y, sample_weight=weights, optimizer=fnn.SGD(1e-30), **options)
+    assert history["loss"][0] == pytest.approx(weighted["loss"], rel=1e-5)
+    assert (history.batch_losses[9:] == 0).all()
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_weighted_plans_against_eager_steps(optimizer, three, compiled):
+    weights = np.random.default_rng(0).integers(0, 3, 107).astype(float)
+    options = {"sample_weight": weights, "class_weight": {0: 2.5, 2: 0}}
+    eager = trained(*three, optimizer=optimizer, eager=True, **options)
+    unfused = trained(*three, optimizer=optimizer, fuse=False, **options)
+    fused = trained(*three, optimizer=optimizer, **options)
+    np.testing.assert_array_equal(unfused.theta, eager.theta)
+    np.testing.assert_allclose(fused.theta, eager.theta, rtol=1e-4, atol=2e-5)
+    product = weights * np.array([2.5, 1, 0])[three[1]]
+    again = trained(*three, optimizer=optimizer, sample_weight=product)
+    np.testing.assert_array_equal(fused.theta, again.theta)
+    assert fused.history["accuracy"] == again.history["accuracy"]
+    with fnn.use_backend("reference"):
+        reference = trained(*three, optimizer=optimizer, **options)
+    np.testing.assert_allclose(eager.theta, reference.theta, rtol=1e-3, atol=2e-4)
+
+
+def test_shuffled_epochs_count_the_same_samples(three, backend):
+    x, y = three
+    weights = np.random.default_rng(0).integers(0, 2, 107)
+    model = fnn.Sequential([fnn.Dense(3)], 10, seed=0)
+    options = {"optimizer": fnn.SGD(1e-30), "sample_weight": weights, "epochs": 2, "verbose": 0}
+    history = model.fit(x, y, batch_size=16, **options)
+    wanted = model.evaluate(x, y, sample_weight=weights)
+    assert history["loss"] == pytest.approx([wanted["loss"]] * 2, rel=1e-5)
+    assert history["accuracy"] == [wanted["accuracy"]] * 2
+
+
 # ---- interruption --------------------------------------------------------------------------------
 
 

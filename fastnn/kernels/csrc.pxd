@@ -150,6 +150,7 @@ cdef extern from "fastnn.h" nogil:
     ctypedef struct fnn_softmax_cross_entropy_args:
         const float *x
         const int32_t *labels
+        const float *weights
         float *dx
         float *loss
         int64_t *correct
@@ -158,6 +159,7 @@ cdef extern from "fastnn.h" nogil:
     ctypedef struct fnn_softmax_cross_entropy_soft_args:
         const float *x
         const float *target
+        const float *weights
         float *dx
         float *loss
         int64_t *correct
@@ -166,9 +168,10 @@ cdef extern from "fastnn.h" nogil:
     ctypedef struct fnn_mean_squared_error_args:
         const float *x
         const float *target
+        const float *weights
         float *dx
         float *loss
-        int64_t n
+        int64_t n, f
 
     ctypedef struct fnn_gather_rows_args:
         const void *data

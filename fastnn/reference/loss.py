@@ -1,7 +1,9 @@
 """Owns the losses: value, gradient and number of correct predictions in one call each.
 
 Leaves the choice of targets (integers, one-hot rows) and the reporting to ``fastnn.losses`` and
-the trainer. A loss is the mean over the batch, so an empty batch is refused.
+the trainer. A loss is a mean, ``loss = sum(weights * row_losses) / count(weights != 0)``: a row of
+weight 0 is not looked at, its gradient is 0; without any other row the loss is 0. An empty batch is
+refused.
 """
 
 import numpy as np
@@ -16,6 +18,19 @@ def _check_not_empty(kernel: str, x: Array) -> None:
         raise ValueError(f"{kernel}: x has shape {x.shape}; a mean needs at least one element")
 
 
+def _counted(x: Array, weights: Array | None) -> tuple[Array, Array]:
+    """Return which rows count, and each one's weight in the mean, in a column (count, 1)."""
+    if weights is None:
+        weights = np.ones(len(x), x.dtype)
+    rows = np.flatnonzero(weights)
+    return rows, weights[rows, None] / max(len(rows), 1)
+
+
+def _scatter(rows: Array, gradient: Array, dx: Array) -> None:
+    dx[...] = 0
+    dx[rows] = gradient
+
+
 def _log_softmax(x: Array) -> Array:
     shifted = x - x.max(axis=1, keepdims=True)
     log_p: Array = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
@@ -23,19 +38,27 @@ def _log_softmax(x: Array) -> Array:
 
 
 def softmax_cross_entropy(
-    x: Array, labels: Array, dx: Array | None, loss: Array, correct: Array
+    x: Array,
+    labels: Array,
+    weights: Array | None,
+    dx: Array | None,
+    loss: Array,
+    correct: Array,
 ) -> None:
     """Cross-entropy of the softmax of ``x`` with integer labels, and its gradient.
 
-    ``loss = -mean(log(softmax(x))[i, labels[i]])``; ``dx = (softmax(x) - onehot(labels)) / N``;
-    ``correct = sum(argmax(x, axis=1) == labels)``.
+    With ``share = weights / count(weights != 0)``, or ``1 / N`` without weights:
+    ``loss = -sum(share * log(softmax(x))[i, labels[i]])``;
+    ``dx = share * (softmax(x) - onehot(labels))``;
+    ``correct = sum((argmax(x, axis=1) == labels)[weights != 0])``.
 
     Parameters
     ----------
     x : (N, C) float
         Logits.
     labels : (N,) int32
-        Class numbers in [0, C).
+        Class numbers in [0, C) where the row counts.
+    weights : (N,) float or None
     dx : (N, C) float or None, overwritten
         None means that only the value is wanted.
     loss : (1,) float, overwritten
@@ -50,7 +73,7 @@ def softmax_cross_entropy(
     --------
     >>> dx, loss, correct = np.empty((1, 2)), np.empty(1), np.empty(1, np.int64)
     >>> x, labels = np.array([[1.0, 1.0]]), np.array([0], np.int32)
-    >>> softmax_cross_entropy(x, labels, dx, loss, correct)
+    >>> softmax_cross_entropy(x, labels, None, dx, loss, correct)
     >>> dx, loss.round(4), correct
     (array([[-0.5,  0.5]]), array([0.6931]), array([1]))
     """
@@ -59,38 +82,46 @@ def softmax_cross_entropy(
         kernel,
         x=(x, "NC"),
         labels=(labels, "N"),
+        weights=(weights, "N"),
         dx=(dx, "NC"),
         loss=(loss, "1"),
         correct=(correct, "1"),
     )
     _check_not_empty(kernel, x)
-    n, classes = x.shape
-    bad = (labels < 0) | (labels >= classes)
+    rows, share = _counted(x, weights)
+    x, labels = x[rows], labels[rows]
+    bad = (labels < 0) | (labels >= x.shape[1])
     if bad.any():
-        raise ValueError(f"{kernel}: label {labels[bad][0]} is not in [0, {classes})")
+        raise ValueError(f"{kernel}: label {labels[bad][0]} is not in [0, {x.shape[1]})")
     log_p = _log_softmax(x)
-    rows = np.arange(n)
-    loss[...] = -log_p[rows, labels].mean()
+    one_hot = np.arange(x.shape[1]) == labels[:, None]
+    loss[...] = -(share[:, 0] * log_p[one_hot]).sum()
     correct[...] = (x.argmax(axis=1) == labels).sum()
     if dx is not None:
-        dx[...] = np.exp(log_p) / n
-        dx[rows, labels] -= 1 / n
+        _scatter(rows, share * (np.exp(log_p) - one_hot), dx)
 
 
 def softmax_cross_entropy_soft(
-    x: Array, target: Array, dx: Array | None, loss: Array, correct: Array
+    x: Array,
+    target: Array,
+    weights: Array | None,
+    dx: Array | None,
+    loss: Array,
+    correct: Array,
 ) -> None:
     """Cross-entropy of the softmax of ``x`` with one-hot rows or probabilities, and its gradient.
 
-    ``loss = -mean(sum(target * log(softmax(x)), axis=1))``;
-    ``dx = (softmax(x) * sum(target, axis=1) - target) / N``;
-    ``correct = sum(argmax(x, axis=1) == argmax(target, axis=1))``.
+    With ``share = weights / count(weights != 0)``, or ``1 / N`` without weights:
+    ``loss = -sum(share * sum(target * log(softmax(x)), axis=1))``;
+    ``dx = share * (softmax(x) * sum(target, axis=1) - target)``;
+    ``correct = sum((argmax(x, axis=1) == argmax(target, axis=1))[weights != 0])``.
 
     Parameters
     ----------
     x : (N, C) float
         Logits.
     target : (N, C) float
+    weights : (N,) float or None
     dx : (N, C) float or None, overwritten
         None means that only the value is wanted.
     loss : (1,) float, overwritten
@@ -105,7 +136,7 @@ def softmax_cross_entropy_soft(
     --------
     >>> dx, loss, correct = np.empty((1, 2)), np.empty(1), np.empty(1, np.int64)
     >>> x, target = np.array([[1.0, 1.0]]), np.array([[0.0, 1.0]])
-    >>> softmax_cross_entropy_soft(x, target, dx, loss, correct)
+    >>> softmax_cross_entropy_soft(x, target, None, dx, loss, correct)
     >>> dx, loss.round(4), correct
     (array([[ 0.5, -0.5]]), array([0.6931]), array([0]))
     """
@@ -114,25 +145,35 @@ def softmax_cross_entropy_soft(
         kernel,
         x=(x, "NC"),
         target=(target, "NC"),
+        weights=(weights, "N"),
         dx=(dx, "NC"),
         loss=(loss, "1"),
         correct=(correct, "1"),
     )
     _check_not_empty(kernel, x)
+    rows, share = _counted(x, weights)
+    x, target = x[rows], target[rows]
     log_p = _log_softmax(x)
-    loss[...] = -(target * log_p).sum(axis=1).mean()
+    loss[...] = -(share * target * log_p).sum()
     correct[...] = (x.argmax(axis=1) == target.argmax(axis=1)).sum()
     if dx is not None:
-        dx[...] = (np.exp(log_p) * target.sum(axis=1, keepdims=True) - target) / len(x)
+        mass = target.sum(axis=1, keepdims=True)
+        _scatter(rows, share * (np.exp(log_p) * mass - target), dx)
 
 
-def mean_squared_error(x: Array, target: Array, dx: Array | None, loss: Array) -> None:
-    """Mean over all elements of ``(x - target)**2``, and its gradient ``2 * (x - target) / n``.
+def mean_squared_error(
+    x: Array, target: Array, weights: Array | None, dx: Array | None, loss: Array
+) -> None:
+    """Mean over all elements of ``(x - target)**2``, and its gradient.
+
+    With ``share = weights / count(weights != 0)``, or ``1 / N`` without weights:
+    ``loss = sum(share * mean((x - target)**2, axis=1))``; ``dx = share * 2 * (x - target) / F``.
 
     Parameters
     ----------
-    x, target : (n,) float
-    dx : (n,) float or None, overwritten
+    x, target : (N, F) float
+    weights : (N,) float or None
+    dx : (N, F) float or None, overwritten
         None means that only the value is wanted.
     loss : (1,) float, overwritten
 
@@ -143,16 +184,24 @@ def mean_squared_error(x: Array, target: Array, dx: Array | None, loss: Array) -
 
     Examples
     --------
-    >>> dx, loss = np.empty(2), np.empty(1)
-    >>> mean_squared_error(np.array([1.0, 3.0]), np.array([1.0, 1.0]), dx, loss)
+    >>> x, target = np.array([[1.0, 3.0], [7.0, 7.0]]), np.array([[1.0, 1.0], [0.0, 0.0]])
+    >>> dx, loss = np.empty((2, 2)), np.empty(1)
+    >>> mean_squared_error(x, target, np.array([1.0, 0.0]), dx, loss)
     >>> dx, loss
-    (array([0., 2.]), array([2.]))
+    (array([[0., 2.],
+           [0., 0.]]), array([2.]))
     """
     check_shapes(
-        "mean_squared_error", x=(x, "n"), target=(target, "n"), dx=(dx, "n"), loss=(loss, "1")
+        "mean_squared_error",
+        x=(x, "NF"),
+        target=(target, "NF"),
+        weights=(weights, "N"),
+        dx=(dx, "NF"),
+        loss=(loss, "1"),
     )
     _check_not_empty("mean_squared_error", x)
-    difference = x - target
-    loss[...] = (difference * difference).mean()
+    rows, share = _counted(x, weights)
+    difference = x[rows] - target[rows]
+    loss[...] = (share * difference * difference).sum() / x.shape[1]
     if dx is not None:
-        dx[...] = difference * (2 / x.size)
+        _scatter(rows, share * difference * (2 / x.shape[1]), dx)
