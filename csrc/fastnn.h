@@ -30,6 +30,10 @@ enum { FNN_OK, FNN_STOP, FNN_PAST_END };
     X(dense_forward)                                                                               \
     X(dense_backward_x)                                                                            \
     X(dense_backward_w)                                                                            \
+    X(conv2d_forward)                                                                              \
+    X(conv2d_backward_x)                                                                           \
+    X(conv2d_backward_w)                                                                           \
+    X(sum_rows)                                                                                    \
     X(relu_forward)                                                                                \
     X(relu_backward)                                                                               \
     X(leaky_relu_forward)                                                                          \
@@ -105,6 +109,45 @@ typedef struct {
     const int64_t *clock;
     float *w, *b;
 } fnn_dense_backward_w_args;
+
+/* A convolution of x (N, H, W, C) with w (KH, KW, C, K) to out (N, OH, OW, K); its stride, its padding at
+ * the top and at the left, its dilation. */
+typedef struct {
+    int64_t n, h, w, c, oh, ow, k, kh, kw, sh, sw, top, left, dh, dw;
+} fnn_conv2d;
+
+/* b may be NULL; relu: out = max(out, 0) as well */
+typedef struct {
+    fnn_conv2d shape;
+    const float *x, *w, *b;
+    float *out;
+    bool relu;
+} fnn_conv2d_forward_args;
+
+/* The gradient of x; or, with b (C) added, the transposed convolution of dout.
+ * Fused: dx *= activation'(saved), as in dense_backward_x; or dx = max(dx, 0). */
+typedef struct {
+    fnn_conv2d shape;
+    const float *dout, *w, *b;
+    float *dx;
+    bool relu;
+    fnn_activation activation;
+    float slope;
+    const float *saved;
+} fnn_conv2d_backward_x_args;
+
+/* dw, and the sums db of dout's pixels (or of x's, of a transposed convolution), or NULL.
+ * chunks > 0: not these, but the parts of each chunk of the batch: scratch (chunks, KH*KW*C*K + K or C). */
+typedef struct {
+    fnn_conv2d shape;
+    const float *dout, *x;
+    bool transposed;
+    int64_t chunks;
+    float *scratch, *dw, *db;
+} fnn_conv2d_backward_w_args;
+
+/* out (C) = sum over rows of x (N, C), each `stride` floats after the other */
+typedef struct { const float *x; int64_t stride; float *out; int64_t n, c; } fnn_sum_rows_args;
 
 /* elementwise, n values; out may be x, dx may be dout */
 typedef struct { const float *x; float *out; int64_t n; } fnn_map_args;

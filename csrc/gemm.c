@@ -39,8 +39,7 @@ void FN(pack_transposed)(const float *from, ptrdiff_t stride, int64_t rows, int 
         for (int64_t k = 0; k < rows; k++) to[k * PANEL + j] = j < columns ? from[j * stride + k] : 0;
 }
 
-/* to[k * PANEL + j] = from[k * stride + j] likewise */
-static void pack(const float *from, ptrdiff_t stride, int64_t rows, int columns, float *to) {
+void FN(pack)(const float *from, ptrdiff_t stride, int64_t rows, int columns, float *to) {
     if (columns == PANEL)
         for (int64_t k = 0; k < rows; k++, from += stride, to += PANEL) memcpy(to, from, PANEL * sizeof(float));
     else
@@ -60,22 +59,12 @@ static void run_rows(const product *p, int64_t m0, int64_t m1, int64_t n0, int c
     const int nv = (columns + VL - 1) / VL;
     const bool final = k0 + kc == p->k;
     const run whole = {0, 0, kc};
-    tile t = {.as = as, .b = b, .bs = bs, .cs = p->n, .runs = &whole, .n_runs = 1, .last = columns - (nv - 1) * VL,
+    tile t = {.as = p->at ? as : 1, .b = b, .bs = bs, .cs = p->n, .runs = &whole, .n_runs = 1, .last = columns - (nv - 1) * VL,
               .finish = p->finish == STORE && k0 > 0 ? ADD : p->finish, .scale = p->scale,
               .bias = final && p->bias ? p->bias + n0 : NULL, .relu = final && p->relu};
-    /* as few tiles as will do, in two heights at most */
-    const int64_t rows = m1 - m0, tallest = nv == 1 ? MR_NARROW : MR, tiles = (rows + tallest - 1) / tallest;
-    const int64_t height = rows / tiles, taller = rows % tiles;
     t.a = a;
     t.c = p->c + m0 * p->n + n0;
-    if (taller) {
-        t.count = taller;
-        FN(tiles)[height + 1][nv][p->at](&t);
-        t.a += taller * (height + 1) * (p->at ? 1 : as);
-        t.c += taller * (height + 1) * t.cs;
-    }
-    t.count = tiles - taller;
-    FN(tiles)[height][nv][p->at](&t);
+    FN(run_tiles)(&t, m1 - m0, p->at ? 1 : as, nv, p->at);
 }
 
 /* Rows [m0, m1) and columns [n0, n1) of the product. */
@@ -117,7 +106,7 @@ static void run_block(const product *p, int64_t m0, int64_t m1, int64_t n0, int6
                     ptrdiff_t bs = p->bt ? p->k : p->n;
                     if (packed) {
                         float *to = space + (n - nb) * kc;
-                        if (m == m0) (p->bt ? FN(pack_transposed) : pack)(b, bs, kc, columns, to);
+                        if (m == m0) (p->bt ? FN(pack_transposed) : FN(pack))(b, bs, kc, columns, to);
                         b = to, bs = PANEL;
                     }
                     run_rows(p, m, me, n, columns, k, kc, a, as, b, bs);
@@ -203,16 +192,27 @@ KERNEL(dense_backward_x) {
     return FNN_OK;
 }
 
-/* c (o) = sum over n of d (n, o), columns [lo, hi), finished as a tile is */
-static void column_sums(const float *d, int64_t n, int64_t o, int64_t lo, int64_t hi, finish finish, float scale, float *c) {
+void FN(column_sums)(const float *d, int64_t n, ptrdiff_t stride, int64_t lo, int64_t hi, finish finish, float scale, float *c) {
     for (int64_t j = lo; j < hi; j += VL) {
         const int lanes = (int)min64(VL, hi - j);
-        vf sum = {0};
-        for (int64_t i = 0; i < n; i++) sum += load_part(d + i * o + j, lanes);
-        if (finish == ADD_SCALED) sum = v_fma(v_set1(scale), sum, load_part(c + j, lanes));
-        if (lanes == VL) v_store(c + j, sum);
-        else v_store_n(c + j, sum, lanes);
+        vf sum[4] = {{0}, {0}, {0}, {0}};
+        int64_t i = 0;
+        for (; i + 4 <= n; i += 4)
+            for (int u = 0; u < 4; u++) sum[u] += load_part(d + (i + u) * stride + j, lanes);
+        for (; i < n; i++) sum[0] += load_part(d + i * stride + j, lanes);
+        vf total = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+        if (finish == ADD) total += load_part(c + j, lanes);
+        if (finish == ADD_SCALED) total = v_fma(v_set1(scale), total, load_part(c + j, lanes));
+        if (lanes == VL) v_store(c + j, total);
+        else v_store_n(c + j, total, lanes);
     }
+}
+
+KERNEL(sum_rows) {
+    int64_t lo, hi;
+    fnn_range(a->c, VL, part, &lo, &hi);
+    FN(column_sums)(a->x, a->n, a->stride, lo, hi, STORE, 0, a->out);
+    return FNN_OK;
 }
 
 /* forward: out = x @ w + b;  dw = x.T @ dout, db = dout.sum(0), or w and b moved by -lr times that */
@@ -229,6 +229,6 @@ KERNEL(dense_backward_w) {
     FN(product)(&p, s, part);
     float *db = fused ? a->b : a->db;
     const bool mine = s.m0 == 0 && (s.m1 > 0 || a->i == 0); /* of empty shares only a lone one */
-    if (db && mine) column_sums(a->dout, a->n, a->o, s.n0, s.n1, finish, scale, db);
+    if (db && mine) FN(column_sums)(a->dout, a->n, a->o, s.n0, s.n1, finish, scale, db);
     return FNN_OK;
 }

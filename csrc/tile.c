@@ -13,7 +13,7 @@ INLINE void tile_body(const int mr, const int nv, const bool at, const bool whol
     const run *const runs = t->runs, *const end = runs + t->n_runs;
     const float *a = t->a;
     float *c = t->c;
-    for (int64_t left = t->count; left > 0; left--, a += at ? mr : mr * as, c += mr * cs) {
+    for (int64_t left = t->count; left > 0; left--, a += t->down, c += mr * cs) {
         vf acc[MR_NARROW][MAX_NV];
         if (t->finish == ADD) {
             UNROLL for (int m = 0; m < mr; m++)
@@ -25,17 +25,16 @@ INLINE void tile_body(const int mr, const int nv, const bool at, const bool whol
         }
         for (const run *r = runs; r < end; r++) {
             const float *b = t->b + r->b, *row[MR_NARROW];
-            UNROLL for (int m = 0; m < mr; m++) row[m] = a + r->a + (at ? m : m * as);
-            for (int64_t k = 0; k < r->k; k++) {
+            UNROLL for (int m = 0; m < mr; m++) row[m] = a + r->a + (at ? m : t->rows[m]);
+            ptrdiff_t at_k = 0;
+            for (int64_t k = 0; k < r->k; k++, b += bs, at_k += as) {
                 vf bv[MAX_NV];
                 UNROLL for (int v = 0; v < nv; v++)
                     bv[v] = v < nv - 1 || whole ? v_load(b + v * VL) : v_load_n(b + v * VL, last);
                 UNROLL for (int m = 0; m < mr; m++) {
-                    const vf x = v_set1(at ? row[0][m] : row[m][k]);
+                    const vf x = v_set1(at ? row[0][at_k + m] : row[m][at_k]);
                     UNROLL for (int v = 0; v < nv; v++) acc[m][v] = v_fma(x, bv[v], acc[m][v]);
                 }
-                b += bs;
-                if (at) row[0] += as;
             }
         }
         if (t->finish == ADD_SCALED) {
@@ -94,3 +93,22 @@ ALL_TILES(TILE)
 #define ENTRY(mr, nv) [mr][nv] = AT(mr, nv),
 const tile_fn FN(tiles)[MR_NARROW + 1][MAX_NV + 1][2] = {ALL_TILES(ENTRY)};
 /* clang-format on */
+
+void FN(run_tiles)(tile *t, int64_t rows, ptrdiff_t stride, int nv, bool transposed) {
+    ptrdiff_t offsets[MR_NARROW];
+    for (int m = 0; m < MR_NARROW; m++) offsets[m] = m * stride;
+    t->rows = offsets;
+    /* in two heights at most */
+    const int64_t tallest = nv == 1 ? MR_NARROW : MR, tiles = (rows + tallest - 1) / tallest;
+    const int64_t height = rows / tiles, taller = rows % tiles;
+    if (taller) {
+        t->count = taller;
+        t->down = (height + 1) * stride;
+        FN(tiles)[height + 1][nv][transposed](t);
+        t->a += taller * t->down;
+        t->c += taller * (height + 1) * t->cs;
+    }
+    t->count = tiles - taller;
+    t->down = height * stride;
+    FN(tiles)[height][nv][transposed](t);
+}

@@ -33,8 +33,10 @@ typedef struct {
 } run;
 
 typedef struct {
-    const float *a; /* (m, k) at a[m * as + k], or a[k * as + m] where a is transposed */
+    const float *a; /* term k of row m at a[rows[m] + k * as], or at a[m + k * as] where a is transposed */
     ptrdiff_t as;
+    const ptrdiff_t *rows;
+    ptrdiff_t down; /* in a, from a tile to the one below */
     const float *b; /* (k, n) at b[k * bs + n] */
     ptrdiff_t bs;
     float *c;
@@ -70,13 +72,21 @@ typedef struct {
 /* Rows [m0, m1) and columns [n0, n1) of c. */
 typedef struct { int64_t m0, m1, n0, n1; } block;
 
+/* As few tiles as will do for this many rows, `stride` apart in a, of nv vectors. */
+void FN(run_tiles)(tile *t, int64_t rows, ptrdiff_t stride, int nv, bool transposed);
+
 /* Computes one block of a product on this thread. */
 void FN(product)(const product *p, block s, fnn_part part);
 /* The block of an m x n product that is this thread's. */
 block FN(product_share)(int64_t m, int64_t n, fnn_part part);
 
+/* c = the sum of n rows of d, columns [lo, hi), finished as a tile is */
+void FN(column_sums)(const float *d, int64_t n, ptrdiff_t stride, int64_t lo, int64_t hi, finish finish, float scale, float *c);
+
 /* to[k * PANEL + j] = from[j * stride + k] for k < rows, j < columns; the other columns become 0 */
 void FN(pack_transposed)(const float *from, ptrdiff_t stride, int64_t rows, int columns, float *to);
+/* to[k * PANEL + j] = from[k * stride + j] likewise */
+void FN(pack)(const float *from, ptrdiff_t stride, int64_t rows, int columns, float *to);
 
 INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 INLINE vf load_part(const float *p, int n) { return n == VL ? v_load(p) : v_load_n(p, n); }

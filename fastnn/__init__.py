@@ -23,6 +23,8 @@ from fastnn.initializers import (
 )
 from fastnn.layers import (
     GELU,
+    Conv2D,
+    ConvTranspose2D,
     Dense,
     Dropout,
     Flatten,
@@ -49,6 +51,8 @@ __all__ = [
     "Adam",
     "AdamW",
     "Constant",
+    "Conv2D",
+    "ConvTranspose2D",
     "CrossEntropy",
     "Dense",
     "DivergenceError",

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from fastnn import reference
+from fastnn.windows import output_size
 
 Args = dict[str, Any]
 Sizes = dict[str, int]
@@ -27,8 +28,10 @@ class Case:
     """What the tests and the benchmark know of one kernel.
 
     ``build`` draws the arguments by name, all arrays float32 (or integers), outputs included.
-    ``outputs`` are fully overwritten; ``updated`` are changed in place. ``terms`` gives, for each
-    output of a product, the letter whose size is its number of terms; other outputs are held to
+    ``outputs`` are fully overwritten; ``updated`` are changed in place; what is left in ``scratch``
+    does not matter. ``terms`` gives, for each
+    output of a product, the letter whose size is its number of terms, or a function of the
+    arguments; other outputs are held to
     the elementwise tolerance, integers to equality. ``forward`` and ``wrt`` name the function that
     a gradient belongs to and, for each of its inputs, the output with that gradient. ``errors``
     are arguments with a change (see ``broken``) that must raise ValueError. ``inplace`` names an
@@ -42,11 +45,12 @@ class Case:
     outputs: tuple[str, ...]
     errors: list[tuple[str, Any]]
     updated: tuple[str, ...] = ()
-    terms: dict[str, str] | None = None
+    terms: dict[str, str | Callable[[Args], int]] | None = None
     forward: str | None = None
     wrt: dict[str, str] | None = None
     inplace: tuple[str, str] | None = None
     smallest: int = 0  # a mean needs an element
+    scratch: tuple[str, ...] = ()
 
     def arguments(self, sizes: Sizes, seed: int = 0) -> Args:
         """Fresh arguments, in the order of the kernel's signature."""
@@ -84,8 +88,8 @@ def product_bound(case: Case, args: Args, sizes: Sizes) -> Args:
     }
     getattr(reference, case.name)(*absolute.values())
     return {
-        name: 4 * (sizes[letter] + 1) * UNIT * absolute[name]
-        for name, letter in case.terms.items()
+        name: 4 * ((terms(args) if callable(terms) else sizes[terms]) + 1) * UNIT * absolute[name]
+        for name, terms in case.terms.items()
         if absolute[name] is not None
     }
 
@@ -192,6 +196,72 @@ def build_dense_backward(rng: Rng, sizes: Sizes) -> Args:
     if rng.random() < 0.3:
         args["dx"] = None
     return args
+
+
+def conv2d_sizes(rng: Rng, sizes: Sizes) -> Sizes:
+    """Sizes of a convolution that exists: a kernel that fits, and not too much to compute."""
+    s = dict(sizes)
+    if np.prod([s[letter] for letter in "NHWCKRQ"]) > 3e8:
+        limits = {"N": 7, "H": 11, "W": 11, "C": 40, "K": 40, "R": 4, "Q": 4}
+        s |= {letter: 1 + s[letter] % limit for letter, limit in limits.items()}
+    s |= {"S": 1 + (s["S"] - 1) % 3, "D": 1 + (s["D"] - 1) % 2, "P": s["P"] % 3}
+    for size, window in (("H", "R"), ("W", "Q")):
+        s[window] = min(s[window], (s[size] + 2 * s["P"] - 1) // s["D"] + 1)
+    return s
+
+
+def build_conv2d(rng: Rng, sizes: Sizes) -> Args:
+    s = conv2d_sizes(rng, sizes)
+    stride, dilation = (s["S"], max(s["S"] - int(rng.integers(2)), 1)), (s["D"], s["D"])
+    odd = int(rng.random() < 0.2)  # as "same" may have it
+    pad = ((s["P"], s["P"] + odd), (s["P"], s["P"]))
+    oh, ow = map(output_size, (s["H"], s["W"]), (s["R"], s["Q"]), stride, pad, dilation)
+    weights = s["R"] * s["Q"] * s["C"] * s["K"]
+    chunks = int(rng.integers(0, min(s["N"], 3) + 1)) if weights < 10_000 else 0
+    return {
+        "x": normal(rng, s["N"], s["H"], s["W"], s["C"]),
+        "w": normal(rng, s["R"], s["Q"], s["C"], s["K"]),
+        "b": normal(rng, s["K"]) if rng.random() < 0.7 else None,
+        "stride": stride,
+        "pad": pad,
+        "dilation": dilation,
+        "scratch": empty(chunks, weights + s["K"]) if chunks else None,
+        "out": empty(s["N"], oh, ow, s["K"]),
+    }
+
+
+def build_conv_transpose2d(rng: Rng, sizes: Sizes) -> Args:
+    """The transposed walk over the same images: from out to x."""
+    args = build_conv2d(rng, {**sizes, "D": 1})
+    x, channels = args["out"], args["x"].shape[3]
+    chunks = 0 if args["scratch"] is None else len(args["scratch"])
+    return {
+        **args,
+        "x": normal(rng, *x.shape),
+        "out": empty(*args["x"].shape),
+        "b": normal(rng, channels) if rng.random() < 0.7 else None,
+        "scratch": empty(chunks, args["w"].size + channels) if chunks else None,
+    }
+
+
+def build_conv_backward(forward: str) -> Callable[[Rng, Sizes], Args]:
+    def build(rng: Rng, sizes: Sizes) -> Args:
+        args = gradient_of(forward, {"x": "dx", "w": "dw", "b": "db"})(rng, sizes)
+        if rng.random() < 0.3:
+            args["dx"] = None
+        return args
+
+    return build
+
+
+def pixels(name: str) -> Callable[[Args], int]:
+    """The number of pixels of an array (N, H, W, C)."""
+    return lambda args: args[name][..., 0].size
+
+
+def weights_per(axis: int) -> Callable[[Args], int]:
+    """The number of weights per channel on an axis of w."""
+    return lambda args: args["w"].size // args["w"].shape[axis]
 
 
 def build_map(rng: Rng, sizes: Sizes) -> Args:
@@ -319,6 +389,20 @@ PRODUCTS: list[Sizes] = [
 ]  # fmt: skip
 DENSES: list[Sizes] = [{"N": sizes["M"], "I": sizes["K"], "O": sizes["N"]} for sizes in PRODUCTS]
 DENSE_BENCH = {"N": 64, "I": 784, "O": 400}
+CONVS: list[Sizes] = [
+    dict(zip("NHWCKRQSDP", sizes, strict=True))
+    for sizes in [
+        (1, 1, 1, 1, 1, 1, 1, 1, 1, 0), (3, 1, 1, 7, 9, 3, 3, 1, 1, 1),
+        (2, 5, 6, 1, 8, 3, 3, 1, 1, 0), (5, 3, 3, 17, 33, 3, 3, 1, 1, 1),
+        (2, 9, 8, 3, 6, 5, 5, 1, 1, 2), (3, 8, 9, 16, 15, 3, 3, 2, 1, 1),
+        (1, 12, 31, 8, 16, 1, 3, 1, 1, 0), (2, 7, 7, 31, 17, 2, 2, 1, 2, 0),
+        (4, 9, 9, 5, 7, 9, 9, 1, 1, 0), (2, 6, 5, 4, 3, 2, 2, 3, 1, 0),
+        (1, 17, 16, 2, 40, 4, 1, 2, 2, 2), (20, 2, 2, 33, 31, 3, 3, 1, 1, 1),
+        (2, 70, 3, 1, 20, 3, 1, 1, 1, 1), (1, 4, 4, 1, 16, 1, 1, 3, 1, 0),
+        (13, 7, 7, 6, 20, 3, 3, 1, 1, 1),
+    ]
+]  # fmt: skip
+CONV_BENCH = dict(zip("NHWCKRQSDP", (20, 14, 14, 16, 32, 3, 3, 1, 1, 1), strict=True))
 VECTOR_BENCH = {"n": 64 * 400}
 MODEL_BENCH = {"n": 440_000}
 
@@ -369,6 +453,25 @@ def activation(name: str, *extra: tuple[str, Any], saved: str = "out") -> list[C
 
 BAD_SLOPES = [("slope", -0.1), ("slope", float("nan")), ("slope", float("inf"))]
 BAD_RATES = [("rate", 1.0), ("rate", -0.1), ("rate", float("nan"))]
+BAD_CONVS = [
+    ("x", "longer"),
+    ("x", "rows"),
+    ("w", "longer"),
+    ("x", lambda x: np.ones((*x.shape[:2], x.shape[2] + 40, x.shape[3]), np.float32)),
+    ("w", lambda w: np.ones((99, *w.shape[1:]), np.float32)),
+    ("x", "flat"),
+    ("b", lambda b: np.ones(99, np.float32)),
+    ("out", "longer"),
+]
+BAD_CONV_GRADIENTS = [
+    ("dout", "rows"),
+    ("dx", "longer"),
+    ("dx", "rows"),
+    ("dw", "rows"),
+    ("db", "longer"),
+    ("scratch", "longer"),
+    ("scratch", "empty"),
+]
 BAD_STEP = [("grad", "longer"), ("theta", "longer"), ("clock", "longer"), ("lr", "empty")]
 BAD_LOSS: list[tuple[str, Any]] = [("loss", "longer"), ("weights", "longer"), ("x", "empty")]
 
@@ -407,6 +510,52 @@ TABLE = [
             ("dx", lambda dx: np.ones((99, 99), np.float32)),
             ("db", lambda db: np.ones(99, np.float32)),
         ],
+    ),
+    Case(
+        "conv2d_forward",
+        build_conv2d,
+        CONVS,
+        CONV_BENCH,
+        outputs=("out",),
+        terms={"out": weights_per(3)},
+        smallest=1,
+        errors=BAD_CONVS,
+    ),
+    Case(
+        "conv2d_backward",
+        build_conv_backward("conv2d_forward"),
+        CONVS,
+        CONV_BENCH,
+        outputs=("dx", "dw", "db"),
+        terms={"dx": weights_per(2), "dw": pixels("dout"), "db": pixels("dout")},
+        forward="conv2d_forward",
+        wrt={"x": "dx", "w": "dw", "b": "db"},
+        smallest=1,
+        scratch=("scratch",),
+        errors=[*BAD_CONVS[:-2], *BAD_CONV_GRADIENTS],
+    ),
+    Case(
+        "conv_transpose2d_forward",
+        build_conv_transpose2d,
+        CONVS,
+        CONV_BENCH,
+        outputs=("out",),
+        terms={"out": weights_per(2)},
+        smallest=1,
+        errors=BAD_CONVS,
+    ),
+    Case(
+        "conv_transpose2d_backward",
+        build_conv_backward("conv_transpose2d_forward"),
+        CONVS,
+        CONV_BENCH,
+        outputs=("dx", "dw", "db"),
+        terms={"dx": weights_per(3), "dw": pixels("x"), "db": pixels("dout")},
+        forward="conv_transpose2d_forward",
+        wrt={"x": "dx", "w": "dw", "b": "db"},
+        smallest=1,
+        scratch=("scratch",),
+        errors=[*BAD_CONVS[:-2], *BAD_CONV_GRADIENTS],
     ),
     *activation("relu"),
     *activation("leaky_relu", *BAD_SLOPES),

@@ -39,6 +39,43 @@ static void check_product(int64_t m, int64_t n, int64_t k, bool ta, bool tb, int
     free(a), free(b), free(out);
 }
 
+/* convolution and both gradients, against plain loops */
+static void check_convolution(fnn_conv2d f, int threads, int chunks) {
+    const int64_t nx = f.n * f.h * f.w * f.c, nout = f.n * f.oh * f.ow * f.k, nw = f.kh * f.kw * f.c * f.k;
+    float *x = numbers(nx), *w = numbers(nw), *dout = numbers(nout), *out = numbers(nout), *dx = numbers(nx);
+    float *dw = numbers(nw), *db = numbers(f.k), *scratch = numbers(chunks * (nw + f.k));
+    double *sums = calloc((size_t)(nout + nx + nw), sizeof(double)), *sx = sums + nout, *sw = sx + nx;
+    for (int64_t n = 0; n < f.n; n++)
+        for (int64_t i = 0; i < f.oh; i++)
+            for (int64_t j = 0; j < f.ow; j++)
+                for (int64_t r = 0; r < f.kh; r++)
+                    for (int64_t q = 0; q < f.kw; q++) {
+                        const int64_t y = i * f.sh + r * f.dh - f.top, z = j * f.sw + q * f.dw - f.left;
+                        if (y < 0 || y >= f.h || z < 0 || z >= f.w) continue;
+                        for (int64_t c = 0; c < f.c; c++)
+                            for (int64_t k = 0; k < f.k; k++) {
+                                const int64_t at = ((n * f.h + y) * f.w + z) * f.c + c;
+                                const int64_t to = ((n * f.oh + i) * f.ow + j) * f.k + k, tap = ((r * f.kw + q) * f.c + c) * f.k + k;
+                                sums[to] += (double)x[at] * (double)w[tap];
+                                sx[at] += (double)dout[to] * (double)w[tap];
+                                sw[tap] += (double)x[at] * (double)dout[to];
+                            }
+                    }
+    fnn_conv2d_forward_args forward = {.shape = f, .x = x, .w = w, .out = out};
+    fnn_conv2d_backward_x_args for_x = {.shape = f, .dout = dout, .w = w, .dx = dx};
+    fnn_conv2d_backward_w_args for_w = {.shape = f, .dout = dout, .x = x, .dw = dw, .db = db, .chunks = chunks, .scratch = scratch};
+    fnn_sum_rows_args rows = {scratch, nw + f.k, dw, chunks, nw};
+    fnn_set_threads(threads);
+    fnn_run_op(FNN_OP_conv2d_forward, &forward, 1e9, NULL);
+    fnn_run_op(FNN_OP_conv2d_backward_x, &for_x, 1e9, NULL);
+    fnn_run_op(FNN_OP_conv2d_backward_w, &for_w, 1e9, NULL);
+    if (chunks) fnn_run_op(FNN_OP_sum_rows, &rows, 1e9, NULL);
+    for (int64_t e = 0; e < nout; e++) failures += !(fabs(sums[e] - (double)out[e]) <= 1e-3);
+    for (int64_t e = 0; e < nx; e++) failures += !(fabs(sx[e] - (double)dx[e]) <= 1e-3);
+    for (int64_t e = 0; e < nw; e++) failures += !(fabs(sw[e] - (double)dw[e]) <= 1e-3);
+    free(x), free(w), free(dout), free(out), free(dx), free(dw), free(db), free(scratch), free(sums);
+}
+
 static int never(void) { return 0; }
 
 /* forward, backward and SGD of one layer as a plan, with 1 thread and with several: equal bits */
@@ -88,6 +125,14 @@ int main(void) {
     check_product(150, 1100, 400, true, false, 3);
     check_product(150, 1100, 400, false, true, 1);
     check_product(3, 4, 0, false, false, 2);
+    for (int threads = 1; threads <= 3; threads++) {
+        /* n, h, w, c, oh, ow, k, kh, kw, sh, sw, top, left, dh, dw */
+        check_convolution((fnn_conv2d){3, 9, 8, 1, 9, 8, 9, 3, 3, 1, 1, 1, 1, 1, 1}, threads, 2);
+        check_convolution((fnn_conv2d){2, 9, 13, 7, 5, 11, 17, 3, 3, 2, 1, 1, 0, 1, 1}, threads, 0);
+        check_convolution((fnn_conv2d){2, 6, 5, 16, 4, 5, 33, 2, 2, 1, 1, 0, 1, 2, 2}, threads, 0);
+        check_convolution((fnn_conv2d){13, 1, 1, 33, 1, 1, 31, 3, 3, 1, 1, 1, 1, 1, 1}, threads, 0);
+        check_convolution((fnn_conv2d){1, 7, 7, 5, 3, 3, 40, 1, 1, 3, 3, 0, 0, 1, 1}, threads, 1);
+    }
     for (int threads = 2; threads <= 4; threads++) {
         check_plan(17, 33, 9, threads);
         check_plan(64, 100, 70, threads);

@@ -184,3 +184,10 @@ def test_unknown_rows_are_named(module, capsys):
     with contextlib.suppress(SystemExit):
         importlib.import_module(module).main(["--rows", "no-such-row"])
     assert "'no-such-row' is none of small-24" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("compiled")
+def test_conv(capsys):
+    conv = importlib.import_module("bench.conv")
+    conv.main(["--seconds", "0.001", "--layers", "fifth"])
+    assert "cnn-5 fifth" in capsys.readouterr().out

@@ -17,7 +17,8 @@ from fastnn import kernels, reference
 from fastnn.reference._philox import philox4x32
 
 EXAMPLES = int(os.environ.get("FASTNN_EXAMPLES", "100"))
-STEMS = ("dense", "elementwise", "loss", "optimizer", "step")
+OPTIONAL = {"b", "dx", "db", "rows", "correct", "corrects", "velocity", "weights", "scratch"}
+STEMS = ("conv2d", "dense", "elementwise", "loss", "optimizer", "step")
 
 every_kernel = pytest.mark.parametrize("case", TABLE, ids=lambda case: case.name)
 every_gradient = pytest.mark.parametrize(
@@ -68,7 +69,8 @@ def check_against_reference(case: Case, sizes: Sizes, seed: int = 0) -> None:
     bounds = product_bound(case, args, sizes) if case.terms else {}
     before = copy(args)
     for name, value in args.items():
-        if isinstance(value, np.ndarray) and name not in case.outputs + case.updated:
+        kept = name not in case.outputs + case.updated + case.scratch
+        if isinstance(value, np.ndarray) and kept:
             value.flags.writeable = False
     got = run(kernels, case, args)
     for name, array in got.items():
@@ -81,7 +83,7 @@ def check_against_reference(case: Case, sizes: Sizes, seed: int = 0) -> None:
         assert not np.isnan(array).any(), (name, sizes)
         assert (error <= bound).all(), (name, sizes, error.max())
     for name, value in args.items():
-        if name not in got and isinstance(value, np.ndarray):
+        if name not in got and name not in case.scratch and isinstance(value, np.ndarray):
             assert value.tobytes() == before[name].tobytes(), f"{name} was changed"
 
 
@@ -328,7 +330,7 @@ def test_missing_arguments_are_refused(case):
         name: value
         for name, value in args.items()
         if isinstance(value, np.ndarray)
-        and name not in ("b", "dx", "db", "rows", "correct", "corrects", "velocity", "weights")
+        and name not in OPTIONAL
     }
     for name in required:
         with pytest.raises(TypeError):

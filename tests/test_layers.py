@@ -66,6 +66,23 @@ MIDDLE = {
     "Dropout": lambda: [fnn.Dropout(0.4)],
     "Flatten": lambda: [fnn.Reshape((2, 3)), fnn.Flatten()],
     "Reshape": lambda: [fnn.Reshape((3, -1)), fnn.Softmax(), fnn.Reshape(6)],
+    "Conv2D": lambda: [
+        fnn.Reshape((2, 3, 1)),
+        fnn.Conv2D(3, (2, 3), padding="same", activation="tanh"),
+        fnn.Conv2D(2, 2, stride=2, padding=1),
+        fnn.Flatten(),
+    ],
+    "Conv2D dilated": lambda: [
+        fnn.Reshape((3, 2, 1)),
+        fnn.Conv2D(2, (2, 1), dilation=(2, 1), use_bias=False),
+        fnn.Flatten(),
+    ],
+    "ConvTranspose2D": lambda: [
+        fnn.Reshape((1, 2, 3)),
+        fnn.ConvTranspose2D(2, 3, stride=2, padding=1, output_padding=1, activation="relu"),
+        fnn.ConvTranspose2D(1, 2, use_bias=False),
+        fnn.Flatten(),
+    ],
     "in place after in place": lambda: [
         fnn.Sigmoid(),
         fnn.LeakyReLU(),

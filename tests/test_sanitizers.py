@@ -8,7 +8,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SOURCES = ["tile", "gemm", "elementwise", "loss", "optimizer", "step", "table", "threads", "plan"]
+SOURCES = [
+    "tile",
+    "gemm",
+    "conv2d",
+    "elementwise",
+    "loss",
+    "optimizer",
+    "step",
+    "table",
+    "threads",
+    "plan",
+]
 COMPILER = shutil.which("gcc") or shutil.which("clang")
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs a C compiler")

@@ -10,6 +10,10 @@ cdef extern from "fastnn.h" nogil:
         FNN_OP_dense_forward
         FNN_OP_dense_backward_x
         FNN_OP_dense_backward_w
+        FNN_OP_conv2d_forward
+        FNN_OP_conv2d_backward_x
+        FNN_OP_conv2d_backward_w
+        FNN_OP_sum_rows
         FNN_OP_relu_forward
         FNN_OP_relu_backward
         FNN_OP_leaky_relu_forward
@@ -81,6 +85,44 @@ cdef extern from "fastnn.h" nogil:
         const int64_t *clock
         float *w
         float *b
+
+    ctypedef struct fnn_conv2d:
+        int64_t n, h, w, c, oh, ow, k, kh, kw, sh, sw, top, left, dh, dw
+
+    ctypedef struct fnn_conv2d_forward_args:
+        fnn_conv2d shape
+        const float *x
+        const float *w
+        const float *b
+        float *out
+        cbool relu
+
+    ctypedef struct fnn_conv2d_backward_x_args:
+        fnn_conv2d shape
+        const float *dout
+        const float *w
+        const float *b
+        float *dx
+        cbool relu
+        fnn_activation activation
+        float slope
+        const float *saved
+
+    ctypedef struct fnn_conv2d_backward_w_args:
+        fnn_conv2d shape
+        const float *dout
+        const float *x
+        cbool transposed
+        int64_t chunks
+        float *scratch
+        float *dw
+        float *db
+
+    ctypedef struct fnn_sum_rows_args:
+        const float *x
+        int64_t stride
+        float *out
+        int64_t n, c
 
     ctypedef struct fnn_map_args:
         const float *x

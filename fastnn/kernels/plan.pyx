@@ -120,6 +120,9 @@ cdef set UPDATES = {
 }
 
 
+cdef set WEIGHT_GRADIENTS = {FNN_OP_dense_backward_w, FNN_OP_conv2d_backward_w, FNN_OP_sum_rows}
+
+
 cdef struct activation_args:
     fnn_activation activation
     float slope
@@ -177,6 +180,63 @@ cdef activation_args backward_activation(fnn_plan_op *op):
         f.x, f.saved, f.out, f.n = gelu.dout, gelu.x, gelu.dx, gelu.n
         f.activation = FNN_GELU_TANH if gelu.approximate else FNN_GELU
     return f
+
+
+cdef struct forward_host: # an op that can apply an activation to its output
+    fnn_activation *activation # NULL: only a ReLU
+    float *slope
+    float **y
+    cbool *relu
+    const float *out # NULL: it cannot
+    int64_t n
+
+
+cdef forward_host host_of_forward(fnn_plan_op *op):
+    cdef forward_host h
+    cdef fnn_dense_forward_args *dense
+    cdef fnn_conv2d_forward_args *conv
+    cdef fnn_conv2d_backward_x_args *transposed
+    h = forward_host(NULL, NULL, NULL, NULL, NULL, 0)
+    if op.op == FNN_OP_dense_forward:
+        dense = <fnn_dense_forward_args *>op.args
+        if dense.activation == FNN_LINEAR:
+            h.activation, h.slope, h.y = &dense.activation, &dense.slope, &dense.y
+            h.out, h.n = dense.out, dense.n * dense.o
+    elif op.op == FNN_OP_conv2d_forward:
+        conv = <fnn_conv2d_forward_args *>op.args
+        h.relu, h.out = &conv.relu, conv.out
+        h.n = conv.shape.n * conv.shape.oh * conv.shape.ow * conv.shape.k
+    elif op.op == FNN_OP_conv2d_backward_x:
+        transposed = <fnn_conv2d_backward_x_args *>op.args
+        h.relu, h.out = &transposed.relu, transposed.dx
+        h.n = transposed.shape.n * transposed.shape.h * transposed.shape.w * transposed.shape.c
+    return h
+
+
+cdef struct backward_host: # an op that can multiply its gradient by that of an activation
+    fnn_activation *activation
+    float *slope
+    const float **saved
+    float **dx # NULL: it cannot
+    int64_t n
+
+
+cdef backward_host host_of_backward(fnn_plan_op *op):
+    cdef backward_host h
+    cdef fnn_dense_backward_x_args *dense
+    cdef fnn_conv2d_backward_x_args *conv
+    h = backward_host(NULL, NULL, NULL, NULL, 0)
+    if op.op == FNN_OP_dense_backward_x:
+        dense = <fnn_dense_backward_x_args *>op.args
+        if dense.activation == FNN_LINEAR:
+            h.activation, h.slope, h.saved, h.dx = &dense.activation, &dense.slope, &dense.saved, &dense.dx
+            h.n = dense.n * dense.i
+    elif op.op == FNN_OP_conv2d_backward_x:
+        conv = <fnn_conv2d_backward_x_args *>op.args
+        if conv.activation == FNN_LINEAR:
+            h.activation, h.slope, h.saved, h.dx = &conv.activation, &conv.slope, &conv.saved, &conv.dx
+            h.n = conv.shape.n * conv.shape.h * conv.shape.w * conv.shape.c
+    return h
 
 
 cdef class Plan:
@@ -280,8 +340,8 @@ cdef class Plan:
     def fuse(self):
         """Merges neighbours into one pass over memory; results stay equal within rounding.
 
-        dense + activation, the gradient of a dense input + that of the activation before it, and
-        plain SGD applied by the product that computes a weight's gradient.
+        dense + activation, convolution + ReLU, the gradient of either's input + that of the
+        activation before it, and plain SGD applied by the product that computes a weight's gradient.
         """
         self.fuse_forward()
         self.fuse_backward()
@@ -308,53 +368,55 @@ cdef class Plan:
         self.remove(gone)
 
     cdef fuse_forward(self):
-        cdef fnn_dense_forward_args *dense
         cdef activation_args f
+        cdef forward_host host
         cdef int i = 0
         while i + 1 < self.plan.n:
-            item = &self.plan.ops[i]
             f = forward_activation(&self.plan.ops[i + 1])
-            if item.op == FNN_OP_dense_forward and f.activation != FNN_LINEAR:
-                dense = <fnn_dense_forward_args *>item.args
+            host = host_of_forward(&self.plan.ops[i])
+            if (
+                host.out != NULL
+                and f.activation != FNN_LINEAR
+                and f.x == host.out
+                and f.n == host.n
                 # a ReLU keeps only its output, so it must be the one that overwrites its input
-                if (
-                    dense.activation == FNN_LINEAR
-                    and f.x == dense.out
-                    and f.n == dense.n * dense.o
-                    and (f.activation != FNN_RELU or f.out == f.x)
-                    # a thread may finish its share while another still reads
-                    and not any_overlap(self.ops[i + 1].writes, self.ops[i].reads)
-                ):
-                    dense.activation, dense.slope, dense.y = f.activation, f.slope, f.out
-                    self.merge(i, i + 1)
-                    continue
+                and (f.activation != FNN_RELU or f.out == f.x)
+                and (f.activation == FNN_RELU or host.activation != NULL)
+                # a thread may finish its share while another still reads
+                and not any_overlap(self.ops[i + 1].writes, self.ops[i].reads)
+            ):
+                if host.relu != NULL:
+                    host.relu[0] = True
+                else:
+                    host.activation[0], host.slope[0], host.y[0] = f.activation, f.slope, f.out
+                self.merge(i, i + 1)
+                continue
             i += 1
 
     cdef fuse_backward(self):
-        cdef fnn_dense_backward_x_args *dense
         cdef activation_args f
+        cdef backward_host host
         cdef int i, j
         for i in range(self.plan.n):
-            # the weight gradient stands between the two
-            for j in range(i + 1, min(i + 3, self.plan.n)):
-                if self.plan.ops[i].op != FNN_OP_dense_backward_x:
-                    break
-                if j == i + 2 and self.plan.ops[i + 1].op != FNN_OP_dense_backward_w:
-                    break
-                dense = <fnn_dense_backward_x_args *>self.plan.ops[i].args
-                f = backward_activation(&self.plan.ops[j])
-                if (
-                    f.activation != FNN_LINEAR
-                    and dense.activation == FNN_LINEAR
-                    and f.x == dense.dx
-                    and f.n == dense.n * dense.i
-                    # moved before the weight gradient, it must not write what that one reads
-                    and not any_overlap(self.ops[j].writes, self.ops[i].reads + (self.ops[i + 1].reads if j == i + 2 else []))
-                ):
-                    dense.activation, dense.slope = f.activation, f.slope
-                    dense.saved, dense.dx = f.saved, f.out
-                    self.merge(i, j)
-                    break
+            host = host_of_backward(&self.plan.ops[i])
+            if host.dx == NULL:
+                continue
+            j = i + 1 # the weight's gradient stands between the two
+            while j < self.plan.n and self.plan.ops[j].op in WEIGHT_GRADIENTS:
+                j += 1
+            if j == self.plan.n:
+                break
+            f = backward_activation(&self.plan.ops[j])
+            if (
+                f.activation != FNN_LINEAR
+                and f.x == host.dx[0]
+                and f.n == host.n
+                # moved before the weight's gradient, it must not write what that one reads
+                and not any(any_overlap(self.ops[j].writes, op.reads) for op in self.ops[i:j])
+            ):
+                host.activation[0], host.slope[0] = f.activation, f.slope
+                host.saved[0], host.dx[0] = f.saved, f.out
+                self.merge(i, j)
 
     cdef fuse_sgd(self):
         """Where plain SGD follows, every weight gradient goes straight into its weight."""

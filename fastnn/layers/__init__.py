@@ -5,12 +5,15 @@ Leaves weights' memory and the order of the calls to the model and the trainer.
 
 from fastnn.layers.activations import GELU, LeakyReLU, ReLU, Sigmoid, Softmax, Tanh
 from fastnn.layers.base import Layer
+from fastnn.layers.conv2d import Conv2D, ConvTranspose2D
 from fastnn.layers.dense import Dense
 from fastnn.layers.dropout import Dropout
 from fastnn.layers.shape import Flatten, Linear, Reshape
 
 __all__ = [
     "GELU",
+    "Conv2D",
+    "ConvTranspose2D",
     "Dense",
     "Dropout",
     "Flatten",

@@ -6,15 +6,14 @@ Leaves its activation to a layer of its own, which the model appends.
 from types import ModuleType, SimpleNamespace
 
 from fastnn.checks import Array, check_integer
-from fastnn.component import choose
-from fastnn.initializers import INITIALIZERS, Initializer
-from fastnn.layers.activations import ACTIVATIONS
+from fastnn.initializers import Initializer
 from fastnn.layers.base import Layer
+from fastnn.layers.weighted import Weighted
 
 __all__ = ["Dense"]
 
 
-class Dense(Layer):
+class Dense(Weighted):
     """Affine map ``x @ w + b`` of samples with one axis.
 
     Parameters
@@ -44,10 +43,6 @@ class Dense(Layer):
 
     records = True
     reads_output = False
-    w: Array
-    dw: Array
-    b: Array | None = None
-    db: Array | None = None
 
     def __init__(
         self,
@@ -58,27 +53,15 @@ class Dense(Layer):
         kernel_initializer: str | Initializer = "glorot_uniform",
         bias_initializer: str | Initializer = "zeros",
     ) -> None:
+        super().__init__(activation, use_bias, kernel_initializer, bias_initializer)
         self.units = check_integer("units", units, 1)
-        if activation is not None:
-            self.activation = choose("activation", activation, Layer, ACTIVATIONS)
-        if not isinstance(use_bias, bool):
-            raise TypeError(f"use_bias: got {use_bias!r}, expected True or False")
-        self.use_bias = use_bias
-        self.kernel_initializer = choose(
-            "kernel_initializer", kernel_initializer, Initializer, INITIALIZERS
-        )
-        self.bias_initializer = choose(
-            "bias_initializer", bias_initializer, Initializer, INITIALIZERS
-        )
 
     def build(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         if len(input_shape) != 1:
             raise ValueError(
                 f"input shape is {input_shape}, expected (features,); put Flatten() before it"
             )
-        self.add_weight("w", (input_shape[0], self.units), self.kernel_initializer)
-        if self.use_bias:
-            self.add_weight("b", (self.units,), self.bias_initializer)
+        self.add_kernel((input_shape[0], self.units), self.units)
         return (self.units,)
 
     def forward(self, k: ModuleType, x: Array, out: Array, saved: SimpleNamespace) -> None:

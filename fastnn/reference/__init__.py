@@ -3,11 +3,19 @@
 Leaves speed to ``fastnn.kernels``, whose functions have the same names and parameters.
 """
 
-from fastnn.reference import dense, elementwise, loss, optimizer, step
+from fastnn.reference import conv2d, dense, elementwise, loss, optimizer, step
+from fastnn.reference.conv2d import *  # noqa: F403
 from fastnn.reference.dense import *  # noqa: F403
 from fastnn.reference.elementwise import *  # noqa: F403
 from fastnn.reference.loss import *  # noqa: F403
 from fastnn.reference.optimizer import *  # noqa: F403
 from fastnn.reference.step import *  # noqa: F403
 
-__all__ = dense.__all__ + elementwise.__all__ + loss.__all__ + optimizer.__all__ + step.__all__
+__all__ = (
+    conv2d.__all__
+    + dense.__all__
+    + elementwise.__all__
+    + loss.__all__
+    + optimizer.__all__
+    + step.__all__
+)

@@ -1,0 +1,137 @@
+"""Owns the comparison of convolution layers with PyTorch's: same numbers, then times on one thread.
+
+Run it as ``python -m bench.conv``; GFLOP/s count the taps inside the images only.
+"""
+
+import argparse
+import importlib.util
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import fastnn as fnn
+from fastnn import backend
+from fastnn.windows import resolve
+
+LAYERS = {
+    # name: batch, height, width, channels, filters, kernel, stride, padding
+    "cnn-2 first": (20, 28, 28, 1, 8, 3, 1, 0),
+    "cnn-2 second": (20, 13, 13, 8, 16, 3, 1, 0),
+    "cnn-5 first": (64, 28, 28, 1, 16, 3, 1, 1),
+    "cnn-5 second": (64, 14, 14, 16, 32, 3, 1, 1),
+    "cnn-5 third": (64, 7, 7, 32, 64, 3, 1, 1),
+    "cnn-5 fourth": (64, 3, 3, 64, 128, 3, 1, 1),
+    "cnn-5 fifth": (64, 1, 1, 128, 256, 3, 1, 1),
+    "lenet-5 first": (128, 28, 28, 1, 6, 5, 1, 0),
+    "lenet-5 second": (128, 12, 12, 6, 16, 5, 1, 0),
+    "encoder first": (64, 28, 28, 1, 16, 3, 2, 1),
+    "encoder second": (64, 14, 14, 16, 32, 3, 2, 1),
+    "decoder first": (64, 14, 14, 16, 32, 3, 2, 1),
+    "large": (16, 32, 32, 64, 64, 3, 1, 1),
+}
+
+
+def best(f: Callable[[], Any], seconds: float) -> float:
+    """Return the shortest time of a call, in µs."""
+    f()
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times) < 3:
+        start = time.perf_counter()
+        f()
+        times.append(time.perf_counter() - start)
+    return 1e6 * min(times)
+
+
+def useful_taps(size: int, windows: int, kernel: int, stride: int, before: int) -> int:
+    """Return how often the windows of an axis meet a pixel."""
+    positions = np.arange(windows)[:, None] * stride + np.arange(kernel) - before
+    return int(((positions >= 0) & (positions < size)).sum())
+
+
+def compare(shape: tuple[int, ...], seconds: float, torch: Any) -> tuple[float, list[float], Any]:
+    """Return the FLOPs of a direction, and the µs of all three, ours and torch's.
+
+    They are forward, the gradient of x, and that of w.
+    """
+    n, h, w, c, k, size, stride, pad = shape
+    kernels: Any = backend.compiled
+    rng = np.random.default_rng(0)
+    pads, (oh, ow) = resolve(((pad, pad), (pad, pad)), (h, w), (size, size), (stride, stride))
+    x = rng.standard_normal((n, h, w, c), np.float32)
+    weight = rng.standard_normal((size, size, c, k), np.float32)
+    dout = rng.standard_normal((n, oh, ow, k), np.float32)
+    out, dx, dw = np.empty_like(dout), np.empty_like(x), np.empty_like(weight)
+    b, db = np.zeros(k, np.float32), np.empty(k, np.float32)
+    scratch = np.empty((8, weight.size + k), np.float32) if weight.size <= 2048 else None
+    options = ((stride, stride), pads, (1, 1))
+    taps = useful_taps(h, oh, size, stride, pad) * useful_taps(w, ow, size, stride, pad)
+    flops = 2 * n * c * k * taps
+
+    def backward(dx: Any) -> None:
+        kernels.conv2d_backward(dout, x, weight, *options, scratch, dx, dw, db)
+
+    ours = [best(lambda: kernels.conv2d_forward(x, weight, b, *options, out), seconds)]
+    both, only_weights = best(lambda: backward(dx), seconds), best(lambda: backward(None), seconds)
+    ours += [both - only_weights, only_weights]
+    if torch is None:
+        return flops, ours, None
+    theirs = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        tx, tdout = (
+            torch.from_numpy(a).permute(0, 3, 1, 2).contiguous(memory_format=layout)
+            for a in (x, dout)
+        )
+        tw = torch.from_numpy(weight).permute(3, 2, 0, 1).contiguous(memory_format=layout)
+        tb = torch.from_numpy(b)
+
+        def forward(tx: Any = tx, tw: Any = tw, tb: Any = tb) -> Any:
+            return torch.nn.functional.conv2d(tx, tw, tb, stride, pad)
+
+        def gradients(wanted: list[bool], tx: Any = tx, tw: Any = tw, tdout: Any = tdout) -> Any:
+            return torch.ops.aten.convolution_backward(
+                tdout, tx, tw, [k], [stride] * 2, [pad] * 2, [1, 1], False, [0, 0], 1, wanted
+            )
+
+        np.testing.assert_allclose(forward().permute(0, 2, 3, 1).numpy(), out, atol=1e-2)
+        found = gradients([True, True, True])
+        np.testing.assert_allclose(found[0].permute(0, 2, 3, 1).numpy(), dx, atol=1e-2)
+        np.testing.assert_allclose(found[1].permute(2, 3, 1, 0).numpy(), dw, rtol=1e-2, atol=0.1)
+        theirs.append(
+            [
+                best(forward, seconds),
+                best(lambda: gradients([True, False, False]), seconds),
+                best(lambda: gradients([False, True, True]), seconds),
+            ]
+        )
+    return flops, ours, np.min(theirs, axis=0)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=0.2, help="for each measurement")
+    parser.add_argument("--layers", help="only those whose name contains this")
+    options = parser.parse_args(argv)
+    fnn.set_num_threads(1)
+    torch = importlib.import_module("torch") if importlib.util.find_spec("torch") else None
+    if torch is not None:
+        torch.set_num_threads(1)
+        torch.set_grad_enabled(False)
+    print(f"{'layer':16}" + 3 * f"{'µs':>10}{'GFLOP/s':>9}{'x torch':>9}")
+    print(f"{'':16}{'forward':>14}{'of x':>28}{'of w':>28}")
+    for name, shape in LAYERS.items():
+        if options.layers and options.layers not in name:
+            continue
+        flops, ours, theirs = compare(shape, options.seconds, torch)
+        line = f"{name:16}"
+        for i, us in enumerate(ours):
+            ratio = f"{theirs[i] / us:9.2f}" if theirs is not None else f"{'-':>9}"
+            line += f"{us:10.1f}{flops / us / 1e3:9.1f}{ratio}"
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,387 @@
+/* Convolutions of channels-last images, as products of the register tile (tile.h) without im2col.
+ *
+ * An output is a sum over taps: C neighbouring floats of x times a C x K block of w.  The taps of one
+ * kernel row lie next to each other in x, so a tile's sum is a run per kernel row; taps beyond the rim
+ * are left out, not multiplied by zero.  A tile's rows are neighbouring pixels, or the same pixel of
+ * several images where images are small.  The gradient of x is the same walk over dout with w
+ * transposed, once per phase of the stride; that of w is the transposed tile, a sum over pixels. */
+#include "tile.h"
+
+enum {
+    RUNS = 64,                        /* of a tile's sum, per call */
+    SPACE = FNN_WORKSPACE / 4,        /* floats of a thread's workspace */
+    SPACE_ROWS = SPACE / PANEL,       /* of one packed panel that fills it */
+    BLOCK = 32 * 1024,                /* floats of x and dout that a block of images should keep to */
+};
+
+static int64_t floor_div(int64_t a, int64_t b) { return a / b - (a % b < 0); }
+static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
+
+/* ---- the walk over taps that forward and backward data share --------------------------------- */
+
+/* One image axis of the walk: grid position i writes output out0 + i * out_step and reads inputs
+ * i * in_step + d0 + t * d_step, for its taps t, which have index k0 + t * k_step in the kernel. */
+typedef struct {
+    int64_t grid, out0, out_step;
+    int64_t size, in_step, taps, d0, d_step, k0, k_step;
+} axis;
+
+/* The taps [lo, hi) that stay inside the image at position i. */
+static void inside(const axis *x, int64_t i, int64_t *lo, int64_t *hi) {
+    const int64_t first = i * x->in_step + x->d0;
+    *lo = first < 0 ? min64((-first + x->d_step - 1) / x->d_step, x->taps) : 0;
+    *hi = first >= x->size ? 0 : min64((x->size - 1 - first) / x->d_step + 1, x->taps);
+    if (*hi < *lo) *hi = *lo;
+}
+
+/* The end of the positions from i on, but before `stop`, that have the same taps inside. */
+static int64_t alike(const axis *x, int64_t i, int64_t stop, int64_t *lo, int64_t *hi) {
+    inside(x, i, lo, hi);
+    for (int64_t end = i + 1; end < stop; end++) {
+        int64_t l, h;
+        inside(x, end, &l, &h);
+        if (l != *lo || h != *hi) return end;
+    }
+    return stop;
+}
+
+/* out (N, ., ., K) = sum over taps of in (N, H, W, C) @ w[tap] */
+typedef struct {
+    const float *in, *w, *bias;
+    float *out;
+    int64_t n, c, k, out_h, out_w, kernel_w;
+    axis y, x;
+    bool transposed; /* w is (kernel_h, kernel_w, K, C) */
+    bool relu;
+    fnn_activation activation; /* out *= activation'(saved) */
+    float slope;
+    const float *saved;
+} walk;
+
+/* What a panel of w holds at a time: all of its taps and channels, or what fits the workspace. */
+typedef struct { int64_t y0, y1, x0, x1, c0, c1; } group;
+
+static int64_t group_rows(const group *g) { return (g->y1 - g->y0) * (g->x1 - g->x0) * (g->c1 - g->c0); }
+
+/* Columns [k0, k0 + columns) of w, row after row of the group. */
+static void pack_group(const walk *s, const group *g, int64_t k0, int columns, float *to) {
+    const int64_t channels = g->c1 - g->c0;
+    for (int64_t ty = g->y0; ty < g->y1; ty++)
+        for (int64_t tx = g->x0; tx < g->x1; tx++, to += channels * PANEL) {
+            const int64_t tap = (s->y.k0 + ty * s->y.k_step) * s->kernel_w + s->x.k0 + tx * s->x.k_step;
+            const float *w = s->w + tap * s->c * s->k;
+            if (s->transposed) FN(pack_transposed)(w + k0 * s->c + g->c0, s->c, channels, columns, to);
+            else FN(pack)(w + g->c0 * s->k + k0, s->k, channels, columns, to);
+        }
+}
+
+/* One panel of columns over the positions [i0, i1) x [j0, j1), which have the taps [y0, y1) x [x0, x1)
+ * inside, of images [n0, n1). */
+static void run_rectangle(const walk *s, const group *g, tile *t, int nv, int64_t n0, int64_t n1, const int64_t i[2],
+                          const int64_t j[2], const int64_t ty[2], const int64_t tx[2]) {
+    const int64_t channels = g->c1 - g->c0, row = s->x.size * s->c, image = s->y.size * row;
+    const int64_t y0 = max64(ty[0], g->y0), y1 = min64(ty[1], g->y1), x0 = max64(tx[0], g->x0), x1 = min64(tx[1], g->x1);
+    const bool joined = s->x.d_step == 1 && channels == s->c; /* the taps of a kernel row are one run */
+    const int64_t pieces = x1 > x0 ? (joined ? 1 : x1 - x0) : 0, total = y1 > y0 ? (y1 - y0) * pieces : 0;
+    /* images, rows, columns: how many, how far apart in `in` and in `out` */
+    const int64_t many[3] = {n1 - n0, i[1] - i[0], j[1] - j[0]};
+    const int64_t from[3] = {image, s->y.in_step * row, s->x.in_step * s->c};
+    const int64_t to[3] = {s->out_h * s->out_w * s->k, s->y.out_step * s->out_w * s->k, s->x.out_step * s->k};
+    const int64_t tallest = nv == 1 ? MR_NARROW : MR;
+    int along = 2; /* the direction that fills the tiles best */
+    double best = 0;
+    for (int d = 2; d >= 0; d--) {
+        const double full = (double)many[d] / (double)((many[d] + tallest - 1) / tallest * tallest);
+        if (full > best + 0.1) best = full, along = d;
+    }
+    const int a = along == 0 ? 1 : 0, b = along == 2 ? 1 : 2;
+    const float *in = s->in + n0 * image + i[0] * from[1] + j[0] * from[2] + g->c0;
+    float *out = t->c + n0 * to[0] + i[0] * to[1] + j[0] * to[2];
+    const bool next = s->c == 1 && along == 2 && from[2] == 1; /* rows are neighbouring floats */
+    tile part = *t;
+    run runs[RUNS];
+    part.runs = runs;
+    part.cs = to[along];
+    int64_t done = 0;
+    do {
+        int n_runs = 0;
+        for (; done < total && n_runs < RUNS; done++, n_runs++) {
+            const int64_t y = y0 + done / pieces, x = x0 + done % pieces;
+            const int64_t packed = ((y - g->y0) * (g->x1 - g->x0) + x - g->x0) * channels;
+            runs[n_runs].a = (s->y.d0 + y * s->y.d_step) * row + (s->x.d0 + x * s->x.d_step) * s->c;
+            runs[n_runs].b = packed * t->bs;
+            runs[n_runs].k = joined ? (x1 - x0) * channels : channels;
+        }
+        part.n_runs = n_runs;
+        part.bias = done == total ? t->bias : NULL;
+        part.relu = done == total && t->relu;
+        for (int64_t p = 0; p < many[a]; p++)
+            for (int64_t q = 0; q < many[b]; q++) {
+                part.a = in + p * from[a] + q * from[b];
+                part.c = out + p * to[a] + q * to[b];
+                FN(run_tiles)(&part, many[along], from[along], nv, next);
+            }
+        part.finish = ADD;
+    } while (done < total);
+}
+
+/* A thread's part: images, panels of columns, rows of the grid. */
+typedef struct { int64_t n0, n1, p0, p1, i0, i1; } share;
+
+static share walk_share(const walk *s, fnn_part part) {
+    const int64_t panels = (s->k + PANEL - 1) / PANEL;
+    share mine = {0, s->n, 0, panels, 0, s->y.grid};
+    const bool small = s->y.grid * s->x.grid <= 16; /* packing would cost as much as computing: not twice */
+    if (small && panels >= 2 * part.n) fnn_range(panels, 1, part, &mine.p0, &mine.p1);
+    else if (s->n >= part.n) fnn_range(s->n, 1, part, &mine.n0, &mine.n1);
+    else if (panels >= part.n) fnn_range(panels, 1, part, &mine.p0, &mine.p1);
+    else fnn_range(s->y.grid, 1, part, &mine.i0, &mine.i1);
+    return mine;
+}
+
+static void run_panel(const walk *s, const group *g, const share *mine, int64_t n0, int64_t n1, tile *t, int nv) {
+    int64_t ty[2], tx[2];
+    for (int64_t i = mine->i0, next_i; i < mine->i1; i = next_i) {
+        next_i = alike(&s->y, i, mine->i1, &ty[0], &ty[1]);
+        for (int64_t j = 0, next_j; j < s->x.grid; j = next_j) {
+            next_j = alike(&s->x, j, s->x.grid, &tx[0], &tx[1]);
+            run_rectangle(s, g, t, nv, n0, n1, (int64_t[]){i, next_i}, (int64_t[]){j, next_j}, ty, tx);
+        }
+    }
+}
+
+/* dx *= activation'(saved) where this thread has computed it */
+static void walk_activation(const walk *s, const share *mine, int64_t n0, int64_t n1) {
+    const int64_t k0 = mine->p0 * PANEL, k1 = min64(mine->p1 * PANEL, s->k);
+    for (int64_t n = n0; n < n1; n++)
+        for (int64_t i = mine->i0; i < mine->i1; i++)
+            for (int64_t j = 0; j < s->x.grid; j++) {
+                const int64_t y = s->y.out0 + i * s->y.out_step, x = s->x.out0 + j * s->x.out_step;
+                const int64_t at = ((n * s->out_h + y) * s->out_w + x) * s->k;
+                FN(activate_backward)(s->activation, s->slope, s->saved + at + k0, s->out + at + k0, k1 - k0);
+            }
+}
+
+static void run_walk(const walk *s, fnn_part part) {
+    const share mine = walk_share(s, part);
+    if (mine.n0 == mine.n1 || mine.p0 == mine.p1 || mine.i0 == mine.i1) return;
+    float *space = fnn_workspace(part);
+    const int64_t c_step = min64(s->c, SPACE_ROWS), x_step = max64(min64(s->x.taps, SPACE_ROWS / c_step), 1);
+    const int64_t y_step = max64(min64(s->y.taps, SPACE_ROWS / (c_step * x_step)), 1);
+    const int64_t panel_size = y_step * x_step * c_step * PANEL;
+    const int64_t together = max64(SPACE / panel_size, 1); /* panels that are packed at a time */
+    const int64_t positions = (mine.i1 - mine.i0) * s->x.grid * (mine.n1 - mine.n0);
+    const bool packed = s->transposed || (s->k > PANEL && positions >= 3 * MR) || y_step * x_step * c_step < s->y.taps * s->x.taps * s->c;
+    const int64_t per_image = s->y.size * s->x.size * s->c + s->out_h * s->out_w * s->k;
+    const int64_t images = max64(BLOCK / per_image / MR_NARROW, 1) * MR_NARROW;
+    bool first = true;
+    for (int64_t c = 0; c < s->c; c += c_step)
+        for (int64_t y = 0; y < max64(s->y.taps, 1); y += y_step)
+            for (int64_t x = 0; x < max64(s->x.taps, 1); x += x_step) {
+                const group g = {y, min64(y + y_step, s->y.taps), x, min64(x + x_step, s->x.taps), c, min64(c + c_step, s->c)};
+                const bool last = g.c1 == s->c && g.y1 == s->y.taps && g.x1 == s->x.taps;
+                for (int64_t p = mine.p0; p < mine.p1; p += together) {
+                    const int64_t pe = min64(p + together, mine.p1), size = group_rows(&g) * PANEL;
+                    if (packed)
+                        for (int64_t q = p; q < pe; q++)
+                            pack_group(s, &g, q * PANEL, (int)min64(PANEL, s->k - q * PANEL), space + (q - p) * size);
+                    for (int64_t n = mine.n0; n < mine.n1; n += images) {
+                        if (fnn_interrupted(part)) return;
+                        const int64_t ne = min64(n + images, mine.n1);
+                        for (int64_t q = p; q < pe; q++) {
+                            const int64_t k0 = q * PANEL;
+                            const int columns = (int)min64(PANEL, s->k - k0), nv = (columns + VL - 1) / VL;
+                            tile t = {.as = 1, .bs = packed ? PANEL : s->k, .last = columns - (nv - 1) * VL,
+                                      .b = packed ? space + (q - p) * size : s->w + k0,
+                                      .c = s->out + (s->y.out0 * s->out_w + s->x.out0) * s->k + k0,
+                                      .finish = first ? STORE : ADD, .bias = last && s->bias ? s->bias + k0 : NULL,
+                                      .relu = last && s->relu};
+                            run_panel(s, &g, &mine, n, ne, &t, nv);
+                        }
+                    }
+                }
+                first = false;
+            }
+    if (s->activation != FNN_LINEAR) walk_activation(s, &mine, mine.n0, mine.n1);
+}
+
+/* out[n, i, j] = b + sum over r, q of x[n, i*sh + r*dh - top, j*sw + q*dw - left] @ w[r, q]
+ * x (N, H, W, C), w (KH, KW, C, K), b (K), out (N, OH, OW, K) */
+KERNEL(conv2d_forward) {
+    const fnn_conv2d *f = &a->shape;
+    const walk s = {
+        .in = a->x, .w = a->w, .bias = a->b, .out = a->out, .n = f->n, .c = f->c, .k = f->k, .out_h = f->oh,
+        .out_w = f->ow, .kernel_w = f->kw, .relu = a->relu,
+        .y = {f->oh, 0, 1, f->h, f->sh, f->kh, -f->top, f->dh, 0, 1},
+        .x = {f->ow, 0, 1, f->w, f->sw, f->kw, -f->left, f->dw, 0, 1},
+    };
+    run_walk(&s, part);
+    return FNN_OK;
+}
+
+static int64_t gcd(int64_t a, int64_t b) { return b ? gcd(b, a % b) : a; }
+
+/* The axis of the gradient's walk over inputs phase, phase + stride, ...: those kernel indices k with
+ * (phase + pad - k * dilation) divisible by the stride, last one first. */
+static axis backward_axis(int64_t size, int64_t phase, int64_t out, int64_t kernel, int64_t stride, int64_t pad, int64_t dilation) {
+    const int64_t g = gcd(stride, dilation), every = stride / g;
+    axis r = {.grid = (size - phase + stride - 1) / stride, .out0 = phase, .out_step = stride, .size = out, .in_step = 1,
+              .d_step = dilation / g, .k_step = -every};
+    int64_t k = 0;
+    while (k < every && k < kernel && (phase + pad - k * dilation) % stride) k++;
+    if (k >= kernel || (phase + pad - k * dilation) % stride) return r; /* no tap meets this phase */
+    r.taps = (kernel - 1 - k) / every + 1;
+    r.k0 = k + (r.taps - 1) * every;
+    r.d0 = floor_div(phase + pad - r.k0 * dilation, stride);
+    return r;
+}
+
+/* forward: out[n, i, j] += x[n, i*sh + r*dh - top, ...] @ w[r, q];  dx[n, y, x] = sum of dout[n, i, j] @ w[r, q].T
+ * over i*sh + r*dh - top = y, j*sw + q*dw - left = x; plus b (C) where this is a transposed convolution */
+KERNEL(conv2d_backward_x) {
+    const fnn_conv2d *f = &a->shape;
+    for (int64_t py = 0; py < min64(f->sh, f->h); py++)
+        for (int64_t px = 0; px < min64(f->sw, f->w); px++) {
+            const walk s = {
+                .in = a->dout, .w = a->w, .bias = a->b, .out = a->dx, .n = f->n, .c = f->k, .k = f->c, .out_h = f->h,
+                .out_w = f->w, .kernel_w = f->kw, .transposed = true, .relu = a->relu,
+                .activation = a->activation, .slope = a->slope, .saved = a->saved,
+                .y = backward_axis(f->h, py, f->oh, f->kh, f->sh, f->top, f->dh),
+                .x = backward_axis(f->w, px, f->ow, f->kw, f->sw, f->left, f->dw),
+            };
+            run_walk(&s, part);
+        }
+    return FNN_OK;
+}
+
+/* ---- the gradient of w ----------------------------------------------------------------------- */
+
+/* The outputs [lo, hi) of an axis whose input for a tap, i * stride + offset, is inside. */
+static void outputs_inside(int64_t out, int64_t size, int64_t stride, int64_t offset, int64_t *lo, int64_t *hi) {
+    *lo = offset < 0 ? min64((-offset + stride - 1) / stride, out) : 0;
+    *hi = offset >= size ? 0 : min64((size - 1 - offset) / stride + 1, out);
+    if (*hi < *lo) *hi = *lo;
+}
+
+/* How dw (KH, KW, C, K) is cut into tiles.  With few channels a tile has rows of any taps, and x must
+ * have a frame; else its rows are neighbouring floats of x: of one tap, or of a kernel row where no tap
+ * of it is ever outside. */
+typedef struct { bool thin; int64_t depth, groups, tiles; } cut;
+
+static cut cut_weights(const fnn_conv2d *f) {
+    const int64_t frame = ((f->kh - 1) * f->dh + 1) * ((f->ow - 1) * f->sw + (f->kw - 1) * f->dw + 1) * f->c;
+    const bool thin = f->c < MR && frame <= SPACE, joined = f->left == 0 && f->dw == 1 && (f->ow - 1) * f->sw + f->kw <= f->w;
+    const int64_t depth = thin ? f->kh * f->kw * f->c : joined ? f->kw * f->c : f->c;
+    const int64_t tallest = f->k <= VL ? MR_NARROW : MR;
+    return (cut){thin, depth, f->kh * f->kw * f->c / depth, (depth + tallest - 1) / tallest};
+}
+
+/* Tiles [u0, u1) of dw, stored or added to, from n images. */
+static void sum_images(const fnn_conv2d *f, const cut *cut, const float *x, const float *dout, int64_t n, int64_t u0,
+                       int64_t u1, finish finish, float *space, float *dw) {
+    const int64_t row = f->w * f->c, image = f->h * row, pixels = f->oh * f->ow;
+    const bool packed = f->k > PANEL && n * pixels * PANEL <= SPACE && !cut->thin && u1 - u0 >= 4;
+    for (int64_t k = 0; k < f->k; k += PANEL) {
+        const int columns = (int)min64(PANEL, f->k - k), nv = (columns + VL - 1) / VL;
+        if (packed) FN(pack)(dout + k, f->k, n * pixels, columns, space);
+        const ptrdiff_t bs = packed ? PANEL : f->k;
+        for (int64_t u = u0; u < u1; u++) {
+            const int64_t group = u / cut->tiles, q = u % cut->tiles;
+            const int64_t r0 = cut->depth * q / cut->tiles, r1 = cut->depth * (q + 1) / cut->tiles;
+            const int64_t tap = cut->thin ? 0 : group * cut->depth / f->c;
+            const int64_t dy = tap / f->kw * f->dh - f->top, dx = tap % f->kw * f->dw - f->left;
+            int64_t i0 = 0, i1 = f->oh, j0 = 0, j1 = f->ow;
+            ptrdiff_t offsets[MR_NARROW];
+            if (cut->thin) {
+                for (int64_t r = r0; r < r1; r++)
+                    offsets[r - r0] = r / f->c / f->kw * f->dh * row + r / f->c % f->kw * f->dw * f->c + r % f->c;
+            } else {
+                outputs_inside(f->oh, f->h, f->sh, dy, &i0, &i1);
+                outputs_inside(f->ow, f->w, f->sw, dx, &j0, &j1);
+            }
+            const bool images = n > j1 - j0; /* the longer runs */
+            tile t = {.as = images ? image : f->sw * f->c, .rows = offsets, .b = packed ? space : dout + k,
+                      .bs = images ? pixels * bs : bs, .cs = f->k, .count = 1, .last = columns - (nv - 1) * VL,
+                      .c = dw + (group * cut->depth + r0) * f->k + k, .finish = finish,
+                      .a = x + dy * row + dx * f->c + (cut->thin ? 0 : r0)};
+            const int64_t outer = images ? j1 - j0 : n, total = j1 > j0 ? outer * (i1 - i0) : 0;
+            run runs[RUNS];
+            t.runs = runs;
+            int64_t done = 0;
+            do {
+                for (t.n_runs = 0; done < total && t.n_runs < RUNS; done++, t.n_runs++) {
+                    const int64_t i = i0 + done % (i1 - i0), o = done / (i1 - i0), j = images ? j0 + o : j0;
+                    runs[t.n_runs] = (run){(images ? 0 : o * image) + i * f->sh * row + j * f->sw * f->c,
+                                           ((images ? 0 : o * pixels) + i * f->ow + j) * bs, images ? n : j1 - j0};
+                }
+                FN(tiles)[r1 - r0][nv][!cut->thin](&t);
+                t.finish = ADD;
+            } while (done < total);
+        }
+    }
+}
+
+/* One image with a frame of zeros, so that every tap is inside: a band of rows at a time. */
+static void sum_framed(const fnn_conv2d *f, const cut *cut, const float *x, const float *dout, int64_t u0, int64_t u1,
+                       finish finish, float *space, float *dw) {
+    const int64_t reach_y = (f->kh - 1) * f->dh + 1, reach_x = (f->kw - 1) * f->dw + 1;
+    const int64_t width = (f->ow - 1) * f->sw + reach_x, line = width * f->c;
+    const int64_t lines = max64((SPACE / line - reach_y) / f->sh + 1, 1); /* of dout in a band */
+    const int64_t here = max64(min64(f->w, width - f->left), 0) * f->c; /* floats of a row of x that are needed */
+    for (int64_t i = 0; i < f->oh; i += lines, finish = ADD) {
+        fnn_conv2d band = *f;
+        band.oh = min64(lines, f->oh - i);
+        band.h = (band.oh - 1) * f->sh + reach_y;
+        band.w = width;
+        band.top = band.left = 0;
+        memset(space, 0, (size_t)(band.h * line) * sizeof(float));
+        for (int64_t r = 0; r < band.h; r++) {
+            const int64_t y = i * f->sh + r - f->top;
+            if (y >= 0 && y < f->h) memcpy(space + r * line + f->left * f->c, x + y * f->w * f->c, (size_t)here * sizeof(float));
+        }
+        sum_images(&band, cut, space, dout + i * f->ow * f->k, 1, u0, u1, finish, NULL, dw);
+    }
+}
+
+/* dw's tiles [u0, u1) and db's columns [k0, k1) from images [n0, n1) */
+static void sum_weights(const fnn_conv2d_backward_w_args *a, int64_t n0, int64_t n1, int64_t u0, int64_t u1, int64_t k0,
+                        int64_t k1, float *dw, float *db, fnn_part part) {
+    const fnn_conv2d *f = &a->shape;
+    const cut cut = cut_weights(f);
+    const int64_t in = f->h * f->w * f->c, out = f->oh * f->ow * f->k;
+    const bool framed = cut.thin && (f->top || f->left || (f->oh - 1) * f->sh + (f->kh - 1) * f->dh >= f->h ||
+                                     (f->ow - 1) * f->sw + (f->kw - 1) * f->dw >= f->w);
+    const int64_t images = framed ? 1 : max64(min64(BLOCK / (in + out), SPACE / (f->oh * f->ow * PANEL)), 1);
+    const int64_t summed = a->transposed ? f->h * f->w : f->oh * f->ow, width = a->transposed ? f->c : f->k;
+    finish finish = STORE;
+    for (int64_t n = n0; n < n1; n += images, finish = ADD) {
+        if (fnn_interrupted(part)) return;
+        const int64_t some = min64(images, n1 - n);
+        const float *x = a->x + n * in, *dout = a->dout + n * out;
+        if (framed) sum_framed(f, &cut, x, dout, u0, u1, finish, fnn_workspace(part), dw);
+        else sum_images(f, &cut, x, dout, some, u0, u1, finish, fnn_workspace(part), dw);
+        if (db) FN(column_sums)(a->transposed ? x : dout, some * summed, width, k0, k1, finish, 0, db);
+    }
+}
+
+/* forward: out[n, i, j] = b + sum of x[n, i*sh + r*dh - top, j*sw + q*dw - left] @ w[r, q]
+ * dw[r, q] = sum over n, i, j of x[n, i*sh + r*dh - top, j*sw + q*dw - left].T @ dout[n, i, j], db = sum of dout */
+KERNEL(conv2d_backward_w) {
+    const fnn_conv2d *f = &a->shape;
+    const cut cut = cut_weights(f);
+    const int64_t units = cut.groups * cut.tiles, weights = f->kh * f->kw * f->c * f->k;
+    const int64_t width = a->transposed ? f->c : f->k;
+    int64_t lo, hi, k0, k1;
+    if (a->chunks) {
+        fnn_range(a->chunks, 1, part, &lo, &hi);
+        for (int64_t q = lo; q < hi; q++) {
+            float *dw = a->scratch + q * (weights + width);
+            sum_weights(a, f->n * q / a->chunks, f->n * (q + 1) / a->chunks, 0, units, 0, width, dw, dw + weights, part);
+        }
+    } else {
+        fnn_range(units, 1, part, &lo, &hi);
+        fnn_range(width, VL, part, &k0, &k1);
+        sum_weights(a, 0, f->n, lo, hi, k0, k1, a->dw, a->db, part);
+    }
+    return FNN_OK;
+}

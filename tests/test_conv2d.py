@@ -1,0 +1,179 @@
+"""Convolutions: sizes against the formulas, golden values, plans, threads, and what is refused."""
+
+import numpy as np
+import pytest
+
+import fastnn as fnn
+
+IMAGE = (9, 8, 2)
+
+
+def output(layer, shape=IMAGE):
+    return fnn.Sequential([layer], shape).output_shape
+
+
+@pytest.mark.parametrize(
+    ("options", "shape"),
+    [
+        ({}, (7, 6, 4)),
+        ({"padding": "valid"}, (7, 6, 4)),
+        ({"padding": "same"}, (9, 8, 4)),
+        ({"padding": "same", "stride": 2}, (5, 4, 4)),
+        ({"padding": 1, "stride": (2, 3)}, (5, 3, 4)),
+        ({"padding": ((1, 0), 2), "dilation": (2, 1)}, (6, 10, 4)),
+        ({"dilation": 3}, (3, 2, 4)),
+    ],
+)
+def test_sizes(options, shape):
+    assert output(fnn.Conv2D(4, 3, **options)) == shape
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("padding", [0, 1])
+def test_transposed_sizes_undo_those_of_a_convolution(stride, padding):
+    options = {"kernel_size": 3, "stride": stride, "padding": padding}
+    for more in range(stride):
+        wide = output(fnn.ConvTranspose2D(5, output_padding=more, **options))
+        assert output(fnn.Conv2D(2, **options), wide) == IMAGE
+
+
+def test_a_convolution_is_a_weighted_sum_of_windows(backend):
+    model = fnn.Sequential([fnn.Conv2D(1, 2, bias_initializer=fnn.Constant(100.0))], (3, 3, 1))
+    model.layers[0].w[...] = np.array([[1, 2], [3, 4]]).reshape(2, 2, 1, 1)
+    got = model.predict(np.arange(9.0).reshape(1, 3, 3, 1))
+    assert got.reshape(2, 2).tolist() == [[127, 137], [157, 167]]
+
+
+def test_a_transposed_convolution_adds_windows(backend):
+    model = fnn.Sequential([fnn.ConvTranspose2D(1, 2)], (2, 2, 1))
+    model.layers[0].w[...] = np.array([[1, 2], [3, 4]]).reshape(2, 2, 1, 1)
+    got = model.predict(np.array([1.0, 10, 100, 1000]).reshape(1, 2, 2, 1))
+    assert got.reshape(3, 3).tolist() == [[1, 12, 20], [103, 1234, 2040], [300, 3400, 4000]]
+
+
+def net():
+    return fnn.Sequential(
+        [
+            fnn.Conv2D(7, 3, padding=1, activation="relu"),
+            fnn.Conv2D(17, 3, stride=2, activation="relu"),
+            fnn.ConvTranspose2D(5, 3, stride=2, activation="relu"),
+            fnn.Conv2D(4, 2, activation="tanh"),
+            fnn.Flatten(),
+            fnn.Dense(3),
+        ],
+        IMAGE,
+        seed=0,
+    )
+
+
+def trained(threads=1, **options):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(50, *IMAGE)).astype(np.float32), rng.integers(0, 3, 50)
+    fnn.set_num_threads(threads)
+    model = net()
+    model.fit(x, y, optimizer="adam", batch_size=16, epochs=2, verbose=0, **options)
+    return model
+
+
+def test_a_plan_gives_the_bits_of_eager_steps_for_any_threads(compiled):
+    eager = trained(eager=True)
+    for threads in (1, 2, 4):
+        np.testing.assert_array_equal(trained(threads, fuse=False).theta, eager.theta)
+    fused = trained(2)
+    np.testing.assert_array_equal(trained(1).theta, fused.theta)
+    np.testing.assert_allclose(fused.theta, eager.theta, atol=1e-4)
+
+
+def test_convolutions_are_fused_with_their_activations(compiled):
+    names = [row["name"] for row in trained().plan.table()]
+    assert names.count("conv2d_forward + relu_forward") == 2
+    assert "conv2d_backward_x + relu_forward" in names  # the transposed one
+    assert names.count("conv2d_backward_x + relu_backward") == 2
+    assert names.count("relu_backward") == 1  # after the gradient of a transposed one
+
+
+def test_a_prediction_does_not_depend_on_its_batch(backend):
+    model, rng = net(), np.random.default_rng(1)
+    x = rng.normal(size=(70, *IMAGE)).astype(np.float32)
+    whole = model.predict(x)
+    if backend == "compiled":
+        for n in (1, 3, 64):
+            parts = [model.predict(x[i : i + n]) for i in range(0, 70, n)]
+            np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+def test_many_channels_and_taps_need_more_than_one_panel(compiled):
+    from fastnn import kernels, reference
+
+    rng = np.random.default_rng(0)
+    for shape, window in (((1, 1, 2, 17_000), (1, 2)), ((1, 140, 139, 1), (139, 137))):
+        x = rng.normal(size=shape).astype(np.float32)
+        w = rng.normal(size=(*window, shape[3], 3)).astype(np.float32)
+        size = tuple(n - k + 1 for n, k in zip(shape[1:3], window, strict=True))
+        got, wanted = np.empty((1, *size, 3), np.float32), np.empty((1, *size, 3))
+        options = ((1, 1), ((0, 0), (0, 0)), (1, 1))
+        kernels.conv2d_forward(x, w, None, *options, got)
+        reference.conv2d_forward(x.astype(float), w.astype(float), None, *options, wanted)
+        np.testing.assert_allclose(got, wanted, atol=0.05)
+        for wide in (False, True):
+            dx, dw = np.empty_like(x), np.empty_like(w)
+            exact_dx, exact_dw = np.empty(x.shape), np.empty(w.shape)
+            kernels.conv2d_backward(got, x, w, *options, None, dx if wide else None, dw, None)
+            reference.conv2d_backward(
+                *(got.astype(float), x.astype(float), w.astype(float), *options),
+                *(None, exact_dx, exact_dw, None),
+            )
+            np.testing.assert_allclose(dw, exact_dw, rtol=1e-3, atol=0.05)
+            if wide:
+                np.testing.assert_allclose(dx, exact_dx, rtol=1e-3, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: fnn.Conv2D(0, 3), ValueError, "filters: got 0"),
+        (lambda: fnn.Conv2D(4.0, 3), TypeError, "filters: got 4.0"),
+        (lambda: fnn.Conv2D(4, 0), ValueError, "kernel_size: got 0"),
+        (lambda: fnn.Conv2D(4, (3, 3, 3)), ValueError, r"kernel_size: got \(3, 3, 3\)"),
+        (lambda: fnn.Conv2D(4, "3"), TypeError, "kernel_size: got '3'"),
+        (lambda: fnn.Conv2D(4, 3, stride=0), ValueError, "stride: got 0"),
+        (lambda: fnn.Conv2D(4, 3, padding=-1), ValueError, "padding: got -1"),
+        (lambda: fnn.Conv2D(4, 3, padding="full"), ValueError, "padding: got 'full'"),
+        (lambda: fnn.Conv2D(4, 3, padding=((1, 1), (1, 1), 1)), ValueError, "padding: got"),
+        (lambda: fnn.Conv2D(4, 3, dilation=2**40), ValueError, "dilation: got 1099511627776"),
+        (lambda: fnn.Conv2D(4, 3, use_bias=1), TypeError, "use_bias: got 1"),
+        (lambda: fnn.Conv2D(4, 3, activation="no"), ValueError, "activation: unknown name 'no'"),
+        (lambda: fnn.ConvTranspose2D(4, 3, padding="same"), ValueError, "padding: got 'same'"),
+        (lambda: fnn.ConvTranspose2D(4, 3, 2, 1, 2), ValueError, r"output_padding: got \(2, 2\)"),
+        (lambda: output(fnn.Conv2D(4, 10)), ValueError, r"layer 0 \(Conv2D\): a window of 10"),
+        (
+            lambda: output(fnn.Conv2D(4, 9, padding=((0, 0), 0))),
+            ValueError,
+            "fit an image of 8",
+        ),
+        (
+            lambda: output(fnn.Conv2D(4, 3, dilation=5)),
+            ValueError,
+            "of 3, 11 with dilation 5",
+        ),
+        (lambda: output(fnn.Conv2D(4, 3), 72), ValueError, r"input shape is \(72,\), expected \(h"),
+        (lambda: output(fnn.Conv2D(2**31 - 1, 3, padding=2**20)), ValueError, "2\\*\\*48"),
+        (lambda: output(fnn.Conv2D(2**30, 2**10, padding=2**10)), ValueError, "layer 0"),
+        (
+            lambda: output(fnn.ConvTranspose2D(1, 1, padding=9)),
+            ValueError,
+            r"gives \(-9, -10\)",
+        ),
+    ],
+)
+def test_what_is_refused(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_images_of_other_sizes_are_refused(backend):
+    model = net()
+    with pytest.raises(ValueError, match=r"x: .*9, 8, 2\)"):
+        model.predict(np.ones((2, 9, 8, 3), np.float32))
+    with pytest.raises(ValueError, match="x: "):
+        model.fit(np.ones((0, *IMAGE), np.float32), np.ones(0, int), verbose=0)
