@@ -28,9 +28,9 @@ if EMULATE:  # tests the 16-lane code on a CPU that has only AVX2
 EXTRA = os.environ.get("FASTNN_CFLAGS", "").split()
 
 # compiled once per instruction set; the other files of csrc/ once in all
-KERNELS = ["tile", "gemm", "conv2d", "elementwise", "loss", "optimizer", "step", "table"]
+KERNELS = ["tile", "gemm", "conv2d", "elementwise", "loss", "norms", "optimizer", "step", "table"]
 SHARED = ["threads", "plan", "dispatch"]
-MODULES = ["plan", "dense", "conv2d", "elementwise", "loss", "optimizer", "step"]
+MODULES = ["plan", "dense", "conv2d", "elementwise", "loss", "norms", "optimizer", "step"]
 
 CFLAGS = [
     "-std=gnu11",

@@ -14,21 +14,21 @@ INLINE vf leaky_relu(vf x, vf slope) { return v_select(x > v_set1(0.0f), x, slop
 INLINE vf sigmoid(vf x, vf slope) { (void)slope; return v_sigmoid(x); }
 INLINE vf tanh_(vf x, vf slope) { (void)slope; return v_tanh(x); }
 
-/* x (1 + erf(x / sqrt 2)) / 2 */
+/* x (slope + (1 - slope) P(x)) with P(x) = (1 + erf(x / sqrt 2)) / 2 */
 INLINE vf gelu(vf x, vf slope) {
-    (void)slope;
-    vf half = v_set1(0.5f) * x;
-    return v_fma(half, v_erf(v_set1(0x1.6a09e6p-1f) * x), half);
+    const vf half = v_set1(0.5f);
+    vf rise = v_fma(-half, slope, half) * x, middle = v_fma(half, slope, half) * x;
+    return v_fma(rise, v_erf(v_set1(0x1.6a09e6p-1f) * x), middle);
 }
 
-/* the approximate form, x (1 + tanh(u)) / 2 with u = sqrt(2 / pi) (x + 0.044715 x**3), is
- * x / (1 + exp(-2 u)) */
+/* the approximate form has P(x) = (1 + tanh(u)) / 2 with u = sqrt(2 / pi) (x + 0.044715 x**3), which is
+ * 1 / (1 + exp(-2 u)) */
 #define GELU_A 0x1.988454p0f /* of 2 u = A x + B x**3 */
 #define GELU_B 0x1.2444f2p-4f
 INLINE vf gelu_tanh(vf x, vf slope) {
-    (void)slope;
+    const vf one = v_set1(1.0f);
     vf rate = v_fma(v_set1(-GELU_B), x * x, v_set1(-GELU_A));
-    return x / (v_set1(1.0f) + v_exp(rate * x));
+    return x * v_fma(one - slope, one / (one + v_exp(rate * x)), slope);
 }
 
 /* out = maximum(x, 0): dx = dout where out > 0 */
@@ -54,21 +54,20 @@ INLINE vf tanh_grad(vf dout, vf out, vf slope) {
     return dout * v_fma(-out, out, v_set1(1.0f));
 }
 
-/* out = x P(x): dx = dout (P(x) + x P'(x)) */
+/* out = x (slope + (1 - slope) P(x)): dx = dout (slope + (1 - slope) (P(x) + x P'(x))) */
 INLINE vf gelu_grad(vf dout, vf x, vf slope) {
-    (void)slope;
-    return dout * (v_set1(0.5f) + v_gelu_slope(x));
+    const vf half = v_set1(0.5f);
+    return dout * v_fma(v_set1(1.0f) - slope, v_gelu_slope(x), v_fma(half, slope, half));
 }
 
-/* out = x s with s = 1 / (1 + exp(-2 u)): dx = dout (s + x s (1 - s) (2 u)') */
+/* the same with P(x) = s = 1 / (1 + exp(-2 u)): P'(x) = s (1 - s) (2 u)' */
 INLINE vf gelu_tanh_grad(vf dout, vf x, vf slope) {
-    (void)slope;
     const vf one = v_set1(1.0f);
     x = v_min(v_set1(16.0f), v_max(v_set1(-16.0f), x)); /* flat beyond, and x**2 cannot overflow */
     vf square = x * x;
     vf s = one / (one + v_exp(v_fma(v_set1(-GELU_B), square, v_set1(-GELU_A)) * x));
     vf rise = v_fma(v_set1(3 * GELU_B), square, v_set1(GELU_A)) * x;
-    return dout * s * v_fma(one - s, rise, one);
+    return dout * v_fma(one - slope, s * v_fma(one - s, rise, one), slope);
 }
 
 typedef vf map_fn(vf x, vf slope);
@@ -144,8 +143,8 @@ FORWARD(sigmoid_forward, FNN_SIGMOID, 0)
 BACKWARD(sigmoid_backward, FNN_SIGMOID, 0, out)
 FORWARD(tanh_forward, FNN_TANH, 0)
 BACKWARD(tanh_backward, FNN_TANH, 0, out)
-FORWARD(gelu_forward, a->approximate ? FNN_GELU_TANH : FNN_GELU, 0)
-BACKWARD(gelu_backward, a->approximate ? FNN_GELU_TANH : FNN_GELU, 0, x)
+FORWARD(gelu_forward, a->approximate ? FNN_GELU_TANH : FNN_GELU, a->slope)
+BACKWARD(gelu_backward, a->approximate ? FNN_GELU_TANH : FNN_GELU, a->slope, x)
 
 /* ---- dropout ---------------------------------------------------------------------------------- */
 

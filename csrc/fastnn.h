@@ -51,6 +51,13 @@ enum { FNN_OK, FNN_STOP, FNN_PAST_END };
     X(softmax_cross_entropy)                                                                       \
     X(softmax_cross_entropy_soft)                                                                  \
     X(mean_squared_error)                                                                          \
+    X(mean_absolute_error)                                                                         \
+    X(huber)                                                                                       \
+    X(binary_cross_entropy)                                                                        \
+    X(chunk_sums)                                                                                  \
+    X(add_chunk_sums)                                                                              \
+    X(penalty_gradient)                                                                            \
+    X(clip_gradient)                                                                               \
     X(gather_rows)                                                                                 \
     X(gather_labels)                                                                               \
     X(log_step)                                                                                    \
@@ -156,8 +163,8 @@ typedef fnn_map_args fnn_relu_forward_args, fnn_sigmoid_forward_args, fnn_tanh_f
 typedef fnn_map_backward_args fnn_relu_backward_args, fnn_sigmoid_backward_args, fnn_tanh_backward_args;
 typedef struct { const float *x; float slope; float *out; int64_t n; } fnn_leaky_relu_forward_args;
 typedef struct { const float *dout, *out; float slope; float *dx; int64_t n; } fnn_leaky_relu_backward_args;
-typedef struct { const float *x; bool approximate; float *out; int64_t n; } fnn_gelu_forward_args;
-typedef struct { const float *dout, *x; bool approximate; float *dx; int64_t n; } fnn_gelu_backward_args;
+typedef struct { const float *x; bool approximate; float slope; float *out; int64_t n; } fnn_gelu_forward_args;
+typedef struct { const float *dout, *x; bool approximate; float slope; float *dx; int64_t n; } fnn_gelu_backward_args;
 
 /* keep element e where word e of Philox4x32-10(key seed; counter e / 4, step, stream) >= threshold */
 typedef struct {
@@ -191,7 +198,26 @@ typedef struct {
     int64_t *correct;
     int64_t n, c;
 } fnn_softmax_cross_entropy_soft_args;
-typedef struct { const float *x, *target, *weights; float *dx, *loss; int64_t n, f; } fnn_mean_squared_error_args;
+typedef struct {
+    const float *x, *target, *weights;
+    float delta; /* of huber */
+    float *dx, *loss;
+    int64_t *correct; /* of binary_cross_entropy */
+    int64_t n, f;
+} fnn_elementwise_loss_args;
+typedef fnn_elementwise_loss_args fnn_mean_squared_error_args, fnn_mean_absolute_error_args;
+typedef fnn_elementwise_loss_args fnn_huber_args, fnn_binary_cross_entropy_args;
+
+/* Sums over many weights, in double, one per chunk: chunks do not depend on the threads.
+ * sums[i] = sum(l1 * abs(x) + l2 * x**2) over chunk i of x (n). */
+enum { FNN_CHUNK = 1024 };
+typedef struct { const float *x; float l1, l2; double *sums; int64_t n; } fnn_chunk_sums_args;
+/* loss[0] += sum(sums) */
+typedef struct { const double *sums; float *loss; int64_t n; } fnn_add_chunk_sums_args;
+/* dw += l1 * sign(w) + 2 * l2 * w */
+typedef struct { const float *w; float l1, l2; float *dw; int64_t n; } fnn_penalty_gradient_args;
+/* grad *= min(1, clip_norm / sqrt(sum(squares))) */
+typedef struct { const double *squares; double clip_norm; float *grad; int64_t chunks, n; } fnn_clip_gradient_args;
 
 /* The state of a step: clock = {row cursor in the epoch, global step, batch index in the epoch}. */
 enum { FNN_ROW, FNN_STEP, FNN_BATCH };

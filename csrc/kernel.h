@@ -14,6 +14,22 @@
     static int name(const fnn_##name##_args *a __attribute__((unused)),                            \
                     fnn_part part __attribute__((unused)))
 
+/* n is VL as a constant in the main loops, so the choice costs nothing there */
+INLINE vf load(const float *p, int n) { return n == VL ? v_load(p) : v_load_n(p, n); }
+INLINE void store(float *p, vf x, int n) {
+    if (n == VL) v_store(p, x);
+    else v_store_n(p, x, n);
+}
+
+/* Runs body(i, n) on vectors of n lanes from element i on, over this thread's share. */
+#define FOR_VECTORS(total, grain, body)                                                            \
+    do {                                                                                           \
+        int64_t i_, hi_;                                                                           \
+        fnn_range(total, grain, part, &i_, &hi_);                                                  \
+        for (; i_ + VL <= hi_; i_ += VL) body(i_, VL);                                             \
+        if (i_ < hi_) body(i_, (int)(hi_ - i_));                                                   \
+    } while (0)
+
 /* fused into products: the same elementwise code on a block of them (elementwise.c) */
 void FN(activate)(fnn_activation f, float slope, const float *x, float *y, int64_t n);
 /* dx = dx * f'(saved) */

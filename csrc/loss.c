@@ -156,41 +156,97 @@ KERNEL(softmax_cross_entropy_soft) {
     return FNN_OK;
 }
 
-/* loss = sum(w * (x - target)**2) / (count * F); dx = 2 w (x - target) / (count * F) */
-KERNEL(mean_squared_error) {
+/* ---- losses that are means over elements -------------------------------------------------------- */
+
+/* value and, in *slope, its derivative by x, of each element */
+typedef vf element_fn(vf x, vf target, float delta, vf *slope);
+
+/* (x - target)**2 */
+INLINE vf squared(vf x, vf target, float delta, vf *slope) {
+    (void)delta;
+    vf difference = x - target;
+    *slope = difference + difference;
+    return difference * difference;
+}
+
+/* abs(x - target), whose slope at 0 is taken to be 0 */
+INLINE vf absolute(vf x, vf target, float delta, vf *slope) {
+    (void)delta;
+    vf difference = x - target, size = v_abs(difference);
+    *slope = v_select(size > v_set1(0.0f), v_with_sign(v_set1(1.0f), difference), difference);
+    return size;
+}
+
+/* d**2 / 2 where abs(d) <= delta, d = x - target, else delta (abs(d) - delta / 2) */
+INLINE vf huber_(vf x, vf target, float delta, vf *slope) {
+    const vf limit = v_set1(delta);
+    vf difference = x - target, size = v_abs(difference);
+    vf inside = v_min(limit, size); /* a NaN comes through */
+    *slope = v_with_sign(inside, difference);
+    return inside * v_fma(v_set1(-0.5f), inside, size);
+}
+
+/* log(1 + exp(x)) - target x, computed with exp(-abs(x)), which cannot overflow */
+INLINE vf logistic(vf x, vf target, float delta, vf *slope) {
+    (void)delta;
+    const vf one = v_set1(1.0f), zero = {0};
+    vf e = v_exp(-v_abs(x));
+    *slope = v_select(x < zero, e, one) / (one + e) - target;
+    return v_fma(-target, x, v_max(zero, x)) + v_log(one + e);
+}
+
+/* loss = sum(w * f(x, target)) / (count * F); dx = w f'(x, target) / (count * F) */
+INLINE int mean_of_elements(element_fn *f, const fnn_elementwise_loss_args *a, fnn_part part) {
     if (part.tid > 0) return FNN_OK;
     enum { CHUNK = 1024 }; /* floats that are summed in single precision */
     /* without weights all rows are as one */
-    const int64_t n = a->weights ? a->n : 1, f = a->weights ? a->f : a->n * a->f;
-    const int64_t count = count_rows(a->weights, n) * f;
+    const int64_t n = a->weights ? a->n : 1, size = a->weights ? a->f : a->n * a->f;
+    const int64_t count = count_rows(a->weights, n) * size;
     double total = 0;
     for (int64_t row = 0; row < n; row++) {
-        const float *x = a->x + row * f, *target = a->target + row * f;
-        float *dx = a->dx ? a->dx + row * f : NULL;
+        const float *x = a->x + row * size, *target = a->target + row * size;
+        float *dx = a->dx ? a->dx + row * size : NULL;
         const float weight = weight_of(a->weights, row);
         if (weight == 0) {
-            clear_row(dx, f);
+            clear_row(dx, size);
             continue;
         }
-        const vf scale = v_set1((float)(2.0 * (double)weight / (double)count));
-        for (int64_t lo = 0; lo < f; lo += CHUNK) {
-            const int64_t hi = lo + CHUNK < f ? lo + CHUNK : f;
-            vf sum = {0};
+        const vf scale = v_set1((float)((double)weight / (double)count));
+        for (int64_t lo = 0; lo < size; lo += CHUNK) {
+            const int64_t hi = lo + CHUNK < size ? lo + CHUNK : size;
+            vf sum = {0}, slope;
             int64_t i = lo;
             for (; i + VL <= hi; i += VL) {
-                vf difference = v_load(x + i) - v_load(target + i);
-                sum = v_fma(difference, difference, sum);
-                if (dx) v_store(dx + i, difference * scale);
+                sum += f(v_load(x + i), v_load(target + i), a->delta, &slope);
+                if (dx) v_store(dx + i, slope * scale);
             }
             if (i < hi) {
                 int rest = (int)(hi - i);
-                vf difference = v_load_n(x + i, rest) - v_load_n(target + i, rest);
-                sum = v_fma(difference, difference, sum);
-                if (dx) v_store_n(dx + i, difference * scale, rest);
+                vf value = f(v_load_n(x + i, rest), v_load_n(target + i, rest), a->delta, &slope);
+                sum += (vf)((vi)value & vi_first(rest));
+                if (dx) v_store_n(dx + i, slope * scale, rest);
             }
             total += (double)weight * (double)v_hsum(sum);
         }
     }
     a->loss[0] = mean(total, count);
     return FNN_OK;
+}
+
+KERNEL(mean_squared_error) { return mean_of_elements(squared, a, part); }
+KERNEL(mean_absolute_error) { return mean_of_elements(absolute, a, part); }
+KERNEL(huber) { return mean_of_elements(huber_, a, part); }
+
+/* correct = sum((x > 0) == (target > 0.5)) */
+KERNEL(binary_cross_entropy) {
+    if (part.tid == 0) {
+        int64_t correct = 0;
+        for (int64_t row = 0; row < a->n; row++) {
+            if (weight_of(a->weights, row) == 0) continue;
+            const float *x = a->x + row * a->f, *target = a->target + row * a->f;
+            for (int64_t j = 0; j < a->f; j++) correct += (x[j] > 0) == (target[j] > 0.5f);
+        }
+        a->correct[0] = correct;
+    }
+    return mean_of_elements(logistic, a, part);
 }

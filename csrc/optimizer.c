@@ -17,22 +17,6 @@ static double power(double base, int64_t n) {
     return result;
 }
 
-/* n is VL as a constant in the main loops, so the choice costs nothing there */
-INLINE vf load(const float *p, int n) { return n == VL ? v_load(p) : v_load_n(p, n); }
-INLINE void store(float *p, vf x, int n) {
-    if (n == VL) v_store(p, x);
-    else v_store_n(p, x, n);
-}
-
-/* Runs body(i, n) on vectors of n lanes from element i on, over this thread's share. */
-#define FOR_VECTORS(total, body)                                                                   \
-    do {                                                                                           \
-        int64_t i_, hi_;                                                                           \
-        fnn_range(total, GRAIN, part, &i_, &hi_);                                                  \
-        for (; i_ + VL <= hi_; i_ += VL) body(i_, VL);                                             \
-        if (i_ < hi_) body(i_, (int)(hi_ - i_));                                                   \
-    } while (0)
-
 /* velocity = momentum * velocity + grad
  * theta -= rate * (nesterov ? grad + momentum * velocity : velocity) */
 KERNEL(sgd_update) {
@@ -48,8 +32,8 @@ KERNEL(sgd_update) {
         vf move = s.nesterov ? v_fma(momentum, velocity, grad) : velocity;                         \
         store(s.theta + i, v_fma(step, move, load(s.theta + i, n)), n);                            \
     } while (0)
-    if (s.velocity) FOR_VECTORS(s.n, MOMENTUM);
-    else FOR_VECTORS(s.n, PLAIN);
+    if (s.velocity) FOR_VECTORS(s.n, GRAIN, MOMENTUM);
+    else FOR_VECTORS(s.n, GRAIN, PLAIN);
     return FNN_OK;
 }
 
@@ -66,7 +50,7 @@ KERNEL(rmsprop_update) {
         vf move = step * grad / (v_sqrt(sq) + eps);                                                \
         store(s.theta + i, load(s.theta + i, n) + move, n);                                        \
     } while (0)
-    FOR_VECTORS(s.n, RMSPROP);
+    FOR_VECTORS(s.n, GRAIN, RMSPROP);
     return FNN_OK;
 }
 
@@ -92,6 +76,6 @@ KERNEL(adam_update) {
         vf move = step * m / v_fma(v_sqrt(v), root_scale, eps);                                    \
         store(s.theta + i, v_fma(keep, load(s.theta + i, n), move), n);                            \
     } while (0)
-    FOR_VECTORS(s.n, ADAM);
+    FOR_VECTORS(s.n, GRAIN, ADAM);
     return FNN_OK;
 }

@@ -17,6 +17,7 @@ from fastnn.initializers import (
     HeNormal,
     HeUniform,
     Initializer,
+    Ones,
     RandomNormal,
     RandomUniform,
     Zeros,
@@ -29,6 +30,7 @@ from fastnn.layers import (
     Dropout,
     Flatten,
     Layer,
+    LeakyGELU,
     LeakyReLU,
     Linear,
     ReLU,
@@ -37,9 +39,17 @@ from fastnn.layers import (
     Softmax,
     Tanh,
 )
-from fastnn.losses import CrossEntropy, Loss, MeanSquaredError
+from fastnn.losses import (
+    BinaryCrossEntropy,
+    CrossEntropy,
+    Huber,
+    Loss,
+    MeanAbsoluteError,
+    MeanSquaredError,
+)
 from fastnn.model import Sequential
 from fastnn.optimizers import SGD, Adam, AdamW, Optimizer, RMSProp
+from fastnn.regularizers import L1, L1L2, L2, Regularizer
 
 __version__ = "0.1.0"
 
@@ -47,9 +57,13 @@ _LAZY = ("datasets",)
 
 __all__ = [
     "GELU",
+    "L1",
+    "L1L2",
+    "L2",
     "SGD",
     "Adam",
     "AdamW",
+    "BinaryCrossEntropy",
     "Constant",
     "Conv2D",
     "ConvTranspose2D",
@@ -63,17 +77,22 @@ __all__ = [
     "HeNormal",
     "HeUniform",
     "History",
+    "Huber",
     "Initializer",
     "Layer",
+    "LeakyGELU",
     "LeakyReLU",
     "Linear",
     "Loss",
+    "MeanAbsoluteError",
     "MeanSquaredError",
+    "Ones",
     "Optimizer",
     "RMSProp",
     "RandomNormal",
     "RandomUniform",
     "ReLU",
+    "Regularizer",
     "Reshape",
     "Sequential",
     "Sigmoid",

@@ -19,6 +19,7 @@ __all__ = [
     "HeNormal",
     "HeUniform",
     "Initializer",
+    "Ones",
     "RandomNormal",
     "RandomUniform",
     "Zeros",
@@ -71,6 +72,13 @@ class Zeros(Initializer):
 
     def __call__(self, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
         return np.zeros(shape)
+
+
+class Ones(Initializer):
+    """All values 1."""
+
+    def __call__(self, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+        return np.ones(shape)
 
 
 class RandomUniform(Initializer):
@@ -139,8 +147,12 @@ INITIALIZERS: dict[str, type[Initializer]] = {
     "xavier_normal": GlorotNormal,
     "he_uniform": HeUniform,
     "he_normal": HeNormal,
+    "random": RandomUniform,
     "random_uniform": RandomUniform,
+    "uniform": RandomUniform,
     "random_normal": RandomNormal,
     "gaussian": RandomNormal,
+    "normal": RandomNormal,
+    "ones": Ones,
     "zeros": Zeros,
 }

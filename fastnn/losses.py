@@ -21,9 +21,21 @@ from fastnn.checks import (
     to_labels,
     to_weights,
 )
-from fastnn.component import Component
+from fastnn.component import Component, choose
+from fastnn.layers import Layer, Sigmoid, Softmax
+from fastnn.regularizers import REGULARIZERS, Regularizer
 
-__all__ = ["LOSSES", "CrossEntropy", "Loss", "MeanSquaredError", "weights_of"]
+__all__ = [
+    "LOSSES",
+    "BinaryCrossEntropy",
+    "CrossEntropy",
+    "ElementwiseLoss",
+    "Huber",
+    "Loss",
+    "MeanAbsoluteError",
+    "MeanSquaredError",
+    "weights_of",
+]
 
 
 class Loss(Component):
@@ -33,13 +45,27 @@ class Loss(Component):
     ----------
     counts_correct : bool
         True: ``compute`` counts right predictions, and accuracy is reported.
-    includes_softmax : bool
-        True: the loss takes logits; a model's last layer, if it is a ``Softmax``, is left out.
+    counts_elements : bool
+        True: each output is a prediction, not each row of them.
+    includes : type of Layer or None
+        The loss takes what comes before a layer of this class, such as logits; a model's last
+        layer, if it is one, is left out.
+
+    Parameters
+    ----------
+    penalty : str or Regularizer, optional
+        On all kernels of the model, not on biases.
     """
 
     recorded: ClassVar[tuple[str, ...]] = ("compute",)
     counts_correct: ClassVar[bool] = False
-    includes_softmax: ClassVar[bool] = False
+    counts_elements: ClassVar[bool] = False
+    includes: ClassVar[type[Layer] | None] = None
+    penalty: Regularizer | None = None
+
+    def __init__(self, penalty: str | Regularizer | None = None) -> None:
+        if penalty is not None:
+            self.penalty = choose("penalty", penalty, Regularizer, REGULARIZERS)
 
     def targets(
         self, name: str, y: ArrayLike, shape: tuple[int, ...], dtype: DTypeLike, pixels: bool
@@ -88,6 +114,11 @@ class CrossEntropy(Loss):
 
     Targets are class numbers (N,), integers only, or rows (N, C) of probabilities, such as one-hot.
 
+    Parameters
+    ----------
+    penalty : str or Regularizer, optional
+        On all kernels of the model, not on biases.
+
     Examples
     --------
     >>> CrossEntropy().targets("y", [[0, 1], [1, 0]], (2,), np.float32, False)
@@ -96,7 +127,7 @@ class CrossEntropy(Loss):
 
     records = True
     counts_correct = True
-    includes_softmax = True
+    includes = Softmax
 
     def targets(
         self, name: str, y: ArrayLike, shape: tuple[int, ...], dtype: DTypeLike, pixels: bool
@@ -140,14 +171,17 @@ class CrossEntropy(Loss):
             k.softmax_cross_entropy_soft(x, target, weights, dx, loss, correct)
 
 
-class MeanSquaredError(Loss):
-    """Mean over all elements of the squared difference.
+class ElementwiseLoss(Loss):
+    """A mean over all elements of a function of output and target, which have the same shape.
 
-    Targets have the output's shape. uint8 targets are pixels, scaled to [0, 1], where the inputs
-    are and have as many elements (an autoencoder); elsewhere they are numbers.
+    uint8 targets are pixels, scaled to [0, 1], where the inputs are and have as many elements (an
+    autoencoder); elsewhere they are numbers.
     """
 
     records = True
+    kernel: ClassVar[str]
+    numbers: tuple[float, ...] = ()
+    """What the kernel takes after the targets."""
 
     def targets(
         self, name: str, y: ArrayLike, shape: tuple[int, ...], dtype: DTypeLike, pixels: bool
@@ -178,13 +212,104 @@ class MeanSquaredError(Loss):
     ) -> None:
         rows = len(x) if weights is None else len(weights)
         gradient = None if dx is None else dx.reshape(rows, -1)
-        k.mean_squared_error(x.reshape(rows, -1), target.reshape(rows, -1), weights, gradient, loss)
+        outputs = [gradient, loss, correct] if self.counts_correct else [gradient, loss]
+        kernel = getattr(k, self.kernel)
+        kernel(x.reshape(rows, -1), target.reshape(rows, -1), *self.numbers, weights, *outputs)
+
+
+class MeanSquaredError(ElementwiseLoss):
+    """Mean over all elements of the squared difference.
+
+    Targets have the output's shape. uint8 targets are pixels, scaled to [0, 1], where the inputs
+    are and have as many elements (an autoencoder); elsewhere they are numbers.
+
+    Parameters
+    ----------
+    penalty : str or Regularizer, optional
+        On all kernels of the model, not on biases.
+    """
+
+    kernel = "mean_squared_error"
+
+
+class MeanAbsoluteError(ElementwiseLoss):
+    """Mean over all elements of the size of the difference; targets as for ``MeanSquaredError``.
+
+    Parameters
+    ----------
+    penalty : str or Regularizer, optional
+        On all kernels of the model, not on biases.
+    """
+
+    kernel = "mean_absolute_error"
+
+
+class Huber(ElementwiseLoss):
+    """Mean over all elements of Huber's function (1964) of the difference ``d``.
+
+    That is ``d**2 / 2`` where ``abs(d) <= delta``, else ``delta * (abs(d) - delta / 2)``, so that
+    outliers count less than in a squared error. Targets as for ``MeanSquaredError``.
+
+    Parameters
+    ----------
+    delta : float
+        Positive.
+    penalty : str or Regularizer, optional
+        On all kernels of the model, not on biases.
+    """
+
+    kernel = "huber"
+
+    def __init__(self, delta: float = 1.0, penalty: str | Regularizer | None = None) -> None:
+        super().__init__(penalty)
+        self.delta = check_real("delta", delta, 0, open_low=True)
+        self.numbers = (self.delta,)
+
+
+class BinaryCrossEntropy(ElementwiseLoss):
+    """Mean over all outputs of the cross-entropy of their sigmoid, in nats.
+
+    Each output is a yes or no of its own. Targets have the output's shape, or are (N,) for one
+    output, and lie in [0, 1]. The accuracy is the share of outputs on the target's side of 1/2.
+
+    Parameters
+    ----------
+    penalty : str or Regularizer, optional
+        On all kernels of the model, not on biases.
+
+    Examples
+    --------
+    >>> import fastnn as fnn
+    >>> model = fnn.Sequential([fnn.Linear()], input_shape=1)
+    >>> model.evaluate([[0.0], [0.0]], [0, 1], "binary_cross_entropy")
+    {'loss': 0.6931471824645996, 'accuracy': 0.5}
+    """
+
+    counts_correct = True
+    counts_elements = True
+    includes = Sigmoid
+    kernel = "binary_cross_entropy"
+
+    def targets(
+        self, name: str, y: ArrayLike, shape: tuple[int, ...], dtype: DTypeLike, pixels: bool
+    ) -> tuple[Array, float]:
+        rows, scale = super().targets(name, y, shape, dtype, pixels)
+        if scale == 1:
+            bad = np.argwhere((rows < 0) | (rows > 1))
+            if bad.size:
+                i, j = bad[0]
+                raise ValueError(f"{name}: got {rows[i, j]} in row {i}, expected values in [0, 1]")
+        return rows, scale
 
 
 LOSSES: dict[str, type[Loss]] = {
     "cross_entropy": CrossEntropy,
+    "binary_cross_entropy": BinaryCrossEntropy,
     "mean_squared_error": MeanSquaredError,
+    "mean_absolute_error": MeanAbsoluteError,
     "mse": MeanSquaredError,
+    "mae": MeanAbsoluteError,
+    "huber": Huber,
 }
 
 

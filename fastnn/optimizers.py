@@ -44,6 +44,9 @@ class Optimizer(Component):
         Learning rate. A new value set between two epochs holds from the next one on.
     schedule : callable, optional
         Takes the number of steps made so far, returns the factor on ``lr`` for the next one.
+    clip_norm : float, optional
+        A gradient whose norm, over all weights together, is larger is scaled down to this norm
+        (Pascanu et al. 2013).
 
     Attributes
     ----------
@@ -53,11 +56,16 @@ class Optimizer(Component):
 
     recorded: ClassVar[tuple[str, ...]] = ("update",)
 
-    def __init__(self, lr: float, schedule: Schedule | None = None) -> None:
+    def __init__(
+        self, lr: float, schedule: Schedule | None = None, clip_norm: float | None = None
+    ) -> None:
         self.lr = check_real("lr", lr, 0, open_low=True)
         if schedule is not None and not callable(schedule):
             raise TypeError(f"schedule: got {schedule!r}, expected a function of the step")
         self.schedule = schedule
+        if clip_norm is not None:
+            clip_norm = check_real("clip_norm", clip_norm, 0, open_low=True)
+        self.clip_norm = clip_norm
         self._states: WeakKeyDictionary[Any, OptimizerState] = WeakKeyDictionary()
 
     @property
@@ -112,6 +120,7 @@ class SGD(Optimizer):
     nesterov : bool
         Step by the gradient and the new velocity; needs momentum.
     schedule : callable, optional
+    clip_norm : float, optional
 
     Examples
     --------
@@ -127,8 +136,9 @@ class SGD(Optimizer):
         momentum: float = 0.0,
         nesterov: bool = False,
         schedule: Schedule | None = None,
+        clip_norm: float | None = None,
     ) -> None:
-        super().__init__(lr, schedule)
+        super().__init__(lr, schedule, clip_norm)
         self.momentum = check_real("momentum", momentum, 0, 1, open_high=True)
         if not isinstance(nesterov, bool):
             raise TypeError(f"nesterov: got {nesterov!r}, expected True or False")
@@ -163,6 +173,7 @@ class RMSProp(Optimizer):
         Share of the mean that stays in a step, in [0, 1).
     eps : float
     schedule : callable, optional
+    clip_norm : float, optional
     """
 
     records = True
@@ -173,8 +184,9 @@ class RMSProp(Optimizer):
         rho: float = 0.9,
         eps: float = 1e-7,
         schedule: Schedule | None = None,
+        clip_norm: float | None = None,
     ) -> None:
-        super().__init__(lr, schedule)
+        super().__init__(lr, schedule, clip_norm)
         self.rho = check_real("rho", rho, 0, 1, open_high=True)
         self.eps = check_real("eps", eps, 0, open_low=True)
 
@@ -204,6 +216,7 @@ class Adam(Optimizer):
         Shares of the running means that stay in a step, in [0, 1).
     eps : float
     schedule : callable, optional
+    clip_norm : float, optional
     """
 
     records = True
@@ -216,8 +229,9 @@ class Adam(Optimizer):
         beta2: float = 0.999,
         eps: float = 1e-8,
         schedule: Schedule | None = None,
+        clip_norm: float | None = None,
     ) -> None:
-        super().__init__(lr, schedule)
+        super().__init__(lr, schedule, clip_norm)
         self.beta1 = check_real("beta1", beta1, 0, 1, open_high=True)
         self.beta2 = check_real("beta2", beta2, 0, 1, open_high=True)
         self.eps = check_real("eps", eps, 0, open_low=True)
@@ -260,6 +274,7 @@ class AdamW(Adam):
     weight_decay : float
         Each step also takes ``lr * weight_decay`` of every weight.
     schedule : callable, optional
+    clip_norm : float, optional
     """
 
     records = True
@@ -272,8 +287,9 @@ class AdamW(Adam):
         eps: float = 1e-8,
         weight_decay: float = 0.01,
         schedule: Schedule | None = None,
+        clip_norm: float | None = None,
     ) -> None:
-        super().__init__(lr, beta1, beta2, eps, schedule)
+        super().__init__(lr, beta1, beta2, eps, schedule, clip_norm)
         self.weight_decay = check_real("weight_decay", weight_decay, 0)
 
 

@@ -19,10 +19,10 @@ from fastnn.checks import Array, DivergenceError
 from fastnn.component import Component
 from fastnn.history import History
 from fastnn.interrupts import Interrupts
-from fastnn.layers import Softmax
 from fastnn.losses import Loss
 from fastnn.memory import Workspace
-from fastnn.optimizers import Optimizer
+from fastnn.optimizers import Optimizer, OptimizerState
+from fastnn.reference.norms import CHUNK
 
 if TYPE_CHECKING:
     from fastnn.model import Sequential
@@ -46,6 +46,33 @@ class Data(NamedTuple):
 def generator(seed: int, epoch: int) -> np.random.Generator:
     """Return the random numbers of one epoch; they depend on nothing else."""
     return np.random.Generator(np.random.Philox(key=np.array([seed, epoch], np.uint64)))
+
+
+class Penalty(NamedTuple):
+    """A weight with its gradient, flat, the factors of its penalty, and where its sums go."""
+
+    w: Array
+    dw: Array
+    l1: float
+    l2: float
+    sums: Array
+
+
+def penalties(model: Sequential, loss: Loss) -> tuple[list[Penalty], Array]:
+    """Return the penalties of layers and loss, and the sums of all of them, in float64."""
+    found = []
+    for layer in model.layers:
+        rules = [rule for rule in (layer.kernel_regularizer, loss.penalty) if rule is not None]
+        l1, l2 = sum(rule.l1 for rule in rules), sum(rule.l2 for rule in rules)
+        for name in layer.kernels if l1 or l2 else ():
+            w, dw = getattr(layer, name), getattr(layer, f"d{name}")
+            found.append((w.reshape(-1), dw.reshape(-1), l1, l2))
+    ends = np.cumsum([0, *(-(-w.size // CHUNK) for w, *_ in found)])
+    sums = np.zeros(ends[-1])
+    return [
+        Penalty(*rest, sums[start:stop])
+        for rest, start, stop in zip(found, ends[:-1], ends[1:], strict=True)
+    ], sums
 
 
 def unrecordable(k: ModuleType, components: Sequence[Component]) -> Component | None:
@@ -118,12 +145,14 @@ class Trainer:
         n = min(batch_size, self.samples)
         self.batches = -(-self.samples // n)
         last = model.layers[-1]
-        skip = last if loss.includes_softmax and isinstance(last, Softmax) else None
+        skip = last if loss.includes is not None and isinstance(last, loss.includes) else None
         self.clock = np.zeros(3, np.int64)
         self.losses = np.zeros(self.batches, model.dtype)
         self.corrects = np.zeros(self.batches, np.int64) if loss.counts_correct else None
         self._loss = np.zeros(1, model.dtype)
         self._correct = np.zeros(1, np.int64)
+        self._penalties, self._penalty_sums = penalties(model, loss)
+        self._squares = np.zeros(-(-model.theta.size // CHUNK))
         self._start = 0.0
         self.interrupts = Interrupts()
         self._rows = np.arange(self.samples) if shuffle and self.batches > 1 else None
@@ -165,6 +194,10 @@ class Trainer:
         assert ws.target is not None
         weights = None if ws.weights is None else ws.weights.reshape(-1)
         self.loss.compute(self.k, ws.out, ws.target, weights, ws.dout, self._loss, self._correct)
+        for penalty in self._penalties:
+            self.k.chunk_sums(penalty.w, penalty.l1, penalty.l2, penalty.sums)
+        if self._penalties:
+            self.k.add_chunk_sums(self._penalty_sums, self._loss)
         correct = None if self.corrects is None else self._correct
         self.k.log_step(self._loss, correct, self.clock, self.losses, self.corrects)
         if self.eager and not math.isfinite(self._loss[0]):
@@ -172,11 +205,18 @@ class Trainer:
         for stage in ws.backward:
             stage.backward(self.k)
         if self.optimizer is not None and self.state is not None and ws.backward:
-            model = self.model
-            self.optimizer.update(
-                self.k, model.grad, self._lr, self.clock, self.state.buffers, model.theta
-            )
+            self._update(self.optimizer, self.state)
         self.k.advance(ws.n, self.clock)
+
+    def _update(self, optimizer: Optimizer, state: OptimizerState) -> None:
+        """Complete the gradient and change the weights."""
+        k, model = self.k, self.model
+        for penalty in self._penalties:
+            k.penalty_gradient(penalty.w, penalty.l1, penalty.l2, penalty.dw)
+        if optimizer.clip_norm is not None:
+            k.chunk_sums(model.grad, 0, 1, self._squares)
+            k.clip_gradient(self._squares, optimizer.clip_norm, model.grad)
+        optimizer.update(k, model.grad, self._lr, self.clock, state.buffers, model.theta)
 
     def _fetch(self, ws: Workspace) -> None:
         k, data = self.k, self.data
@@ -250,8 +290,14 @@ class Trainer:
         rows = self._counted()
         figures = {"loss": float(rows @ self.losses.astype(np.float64) / rows.sum())}
         if self.corrects is not None:
-            figures["accuracy"] = float(self.corrects.sum() / rows.sum())
+            outputs = self.workspace.out.size // (self.workspace.n * self._rows_per_sample)
+            answers = rows.sum() * (outputs if self.loss.counts_elements else 1)
+            figures["accuracy"] = float(self.corrects.sum() / answers)
         return figures
+
+    @property
+    def _rows_per_sample(self) -> int:
+        return 1 if self.data.weights is None else self.data.weights.shape[1]
 
     def _counted(self) -> Array:
         """Return how many rows of each batch of this epoch count in the loss: (batches,)."""

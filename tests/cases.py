@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from fastnn import reference
+from fastnn.reference.norms import CHUNK
 from fastnn.windows import output_size
 
 Args = dict[str, Any]
@@ -306,14 +307,34 @@ def build_cross_entropy(rng: Rng, sizes: Sizes) -> Args:
     }
 
 
-def build_squared_error(rng: Rng, sizes: Sizes) -> Args:
+def build_elementwise_loss(rng: Rng, sizes: Sizes) -> Args:
     n, f = sizes["N"], sizes["F"]
     return {
-        "x": normal(rng, n, f),
-        "target": normal(rng, n, f),
+        "x": normal(rng, n, f, scale=2.0),
+        "target": rng.random((n, f), np.float32),
+        "delta": float(rng.choice([0.3, 1.0, 10.0])),
         "weights": weights_of(rng, n),
         "dx": empty(n, f) if rng.random() < 0.8 else None,
         "loss": empty(1),
+        "correct": np.empty(1, np.int64),
+    }
+
+
+def build_norms(rng: Rng, sizes: Sizes) -> Args:
+    n = sizes["n"]
+    x = np.where(rng.random(n) < 0.2, 0, normal(rng, n)).astype(np.float32)
+    sums = rng.random(-(-n // CHUNK))
+    return {
+        "x": x,
+        "w": x,
+        "l1": float(rng.choice([0.0, 0.5])),
+        "l2": float(rng.choice([0.0, 0.25])),
+        "sums": sums,
+        "squares": sums,
+        "loss": normal(rng, 1),
+        "clip_norm": float(rng.choice([0.1, 100.0])),
+        "dw": normal(rng, n),
+        "grad": normal(rng, n),
     }
 
 
@@ -378,7 +399,10 @@ VECTORS: list[Sizes] = [{"n": n} for n in (0, *EDGES, 64, 200, 1000)]
 ROWS: list[Sizes] = [
     {"N": n, "C": c} for n, c in zip((3, 1, 8, 9, 20, 2, 5, 64), (*EDGES[1:], 10), strict=False)
 ]
+CHUNKS: list[Sizes] = [{"n": n} for n in (1, 1023, 1024, 1025, 5000)]
 ROWS += [{"N": 64, "C": 10}, {"N": 2, "C": 1}, {"N": 1, "C": 10}]
+ELEMENTS: list[Sizes] = [{"N": sizes["N"], "F": sizes["C"]} for sizes in ROWS]
+ELEMENTS.append({"N": 3, "F": 1500})
 PRODUCTS: list[Sizes] = [
     {"M": m, "K": k, "N": n}
     for m, k, n in [
@@ -451,6 +475,20 @@ def activation(name: str, *extra: tuple[str, Any], saved: str = "out") -> list[C
     ]
 
 
+def elementwise_loss(name: str, *extra: tuple[str, Any]) -> Case:
+    return Case(
+        name,
+        build_elementwise_loss,
+        ELEMENTS,
+        {"N": 64, "F": 784},
+        outputs=("dx", "loss"),
+        forward=name,
+        wrt={"x": "dx"},
+        smallest=1,
+        errors=[("x", "longer"), ("target", "longer"), *extra, *BAD_LOSS],
+    )
+
+
 BAD_SLOPES = [("slope", -0.1), ("slope", float("nan")), ("slope", float("inf"))]
 BAD_RATES = [("rate", 1.0), ("rate", -0.1), ("rate", float("nan"))]
 BAD_CONVS = [
@@ -473,6 +511,7 @@ BAD_CONV_GRADIENTS = [
     ("scratch", "empty"),
 ]
 BAD_STEP = [("grad", "longer"), ("theta", "longer"), ("clock", "longer"), ("lr", "empty")]
+BAD_ALPHAS = [("l1", -0.1), ("l2", float("nan")), ("l2", float("inf"))]
 BAD_LOSS: list[tuple[str, Any]] = [("loss", "longer"), ("weights", "longer"), ("x", "empty")]
 
 TABLE = [
@@ -561,7 +600,7 @@ TABLE = [
     *activation("leaky_relu", *BAD_SLOPES),
     *activation("sigmoid"),
     *activation("tanh"),
-    *activation("gelu", saved="x"),
+    *activation("gelu", *BAD_SLOPES, saved="x"),
     Case(
         "dropout_forward",
         build_dropout,
@@ -637,16 +676,54 @@ TABLE = [
         smallest=1,
         errors=[("x", "rows"), ("target", "longer"), ("correct", "longer"), *BAD_LOSS],
     ),
+    elementwise_loss("mean_squared_error"),
+    elementwise_loss("mean_absolute_error"),
+    elementwise_loss("huber", ("delta", 0.0), ("delta", float("nan")), ("delta", float("inf"))),
     Case(
-        "mean_squared_error",
-        build_squared_error,
-        [{"N": sizes["N"], "F": sizes["C"]} for sizes in ROWS] + [{"N": 3, "F": 1500}],
+        "binary_cross_entropy",
+        build_elementwise_loss,
+        ELEMENTS,
         {"N": 64, "F": 784},
-        outputs=("dx", "loss"),
-        forward="mean_squared_error",
+        outputs=("dx", "loss", "correct"),
+        forward="binary_cross_entropy",
         wrt={"x": "dx"},
         smallest=1,
-        errors=[("x", "longer"), ("target", "longer"), *BAD_LOSS],
+        errors=[("x", "longer"), ("target", "longer"), ("correct", "longer"), *BAD_LOSS],
+    ),
+    Case(
+        "chunk_sums",
+        build_norms,
+        [*VECTORS, *CHUNKS],
+        MODEL_BENCH,
+        outputs=("sums",),
+        errors=[("sums", "longer"), ("x", "flat"), *BAD_ALPHAS],
+    ),
+    Case(
+        "add_chunk_sums",
+        build_norms,
+        CHUNKS,
+        MODEL_BENCH,
+        outputs=(),
+        updated=("loss",),
+        errors=[("loss", "longer"), ("loss", "empty"), ("sums", "flat")],
+    ),
+    Case(
+        "penalty_gradient",
+        build_norms,
+        VECTORS,
+        MODEL_BENCH,
+        outputs=(),
+        updated=("dw",),
+        errors=[("w", "longer"), ("dw", "longer"), *BAD_ALPHAS],
+    ),
+    Case(
+        "clip_gradient",
+        build_norms,
+        [*VECTORS, *CHUNKS],
+        MODEL_BENCH,
+        outputs=(),
+        updated=("grad",),
+        errors=[("squares", "longer"), ("clip_norm", 0.0), ("clip_norm", float("nan"))],
     ),
     Case(
         "gather_rows",

@@ -201,6 +201,21 @@ def test_bad_targets_of_mean_squared_error(case, backend):
     check(lambda net: net.evaluate(good_x(), y, "mse"), error, message, "^y: ")
 
 
+@pytest.mark.parametrize("value", [-0.1, 1.5, 2])
+def test_bad_targets_of_binary_cross_entropy(value, backend):
+    y = row(value, np.float64)
+    for fit in (True, False):
+        check(
+            lambda net, fit=fit: (
+                net.fit(good_x(), y, loss="binary_cross_entropy", verbose=0)
+                if fit
+                else net.evaluate(good_x(), y, "binary_cross_entropy")
+            ),
+            ValueError,
+            r"^y: got .* in row 5, expected values in \[0, 1\]",
+        )
+
+
 def test_cross_entropy_needs_classes():
     for layers in ([fnn.Dense(1)], [fnn.Dense(4), fnn.Reshape((2, 2))]):
         net = fnn.Sequential(layers, FEATURES)
@@ -308,6 +323,32 @@ BAD_CALLS = {
     "beta1 1": (lambda: fnn.Adam(beta1=1.0), ValueError, "^beta1: got 1.0"),
     "beta2 NaN": (lambda: fnn.Adam(beta2=NAN), ValueError, "^beta2: got nan"),
     "decay negative": (lambda: fnn.AdamW(weight_decay=-1), ValueError, "^weight_decay: got -1.0"),
+    "clip 0": (lambda: fnn.SGD(0.1, clip_norm=0), ValueError, "^clip_norm: got 0.0, .*> 0"),
+    "clip NaN": (lambda: fnn.Adam(clip_norm=NAN), ValueError, "^clip_norm: got nan"),
+    "clip string": (lambda: fnn.RMSProp(clip_norm="1"), TypeError, "^clip_norm: got '1'"),
+    "clip infinite": (lambda: fnn.AdamW(clip_norm=INF), ValueError, "^clip_norm: got inf"),
+    "alpha negative": (lambda: fnn.L2(-0.1), ValueError, "^alpha: got -0.1, .*>= 0"),
+    "alpha NaN": (lambda: fnn.L1(NAN), ValueError, "^alpha: got nan"),
+    "l2 string": (lambda: fnn.L1L2(0.1, "a"), TypeError, "^l2: got 'a'"),
+    "regularizer": (
+        lambda: fnn.Dense(3, kernel_regularizer="l3"),
+        ValueError,
+        "^kernel_regularizer: unknown name 'l3'; expected one of 'l1', 'l2'",
+    ),
+    "regularizer number": (
+        lambda: fnn.Dense(3, kernel_regularizer=0.01),
+        TypeError,
+        "^kernel_regularizer: got 0.01",
+    ),
+    "regularizer class": (
+        lambda: fnn.Dense(3, kernel_regularizer=fnn.L2),
+        TypeError,
+        r"make an object of it: L2\(...\)",
+    ),
+    "penalty": (lambda: fnn.CrossEntropy(penalty=0.01), TypeError, "^penalty: got 0.01"),
+    "delta 0": (lambda: fnn.Huber(0), ValueError, "^delta: got 0.0, .*> 0"),
+    "delta NaN": (lambda: fnn.Huber(NAN), ValueError, "^delta: got nan"),
+    "leaky slope": (lambda: fnn.LeakyGELU(-1), ValueError, "^slope: got -1.0"),
     "schedule number": (lambda: fnn.SGD(0.1, schedule=0.5), TypeError, "^schedule: got 0.5"),
     "units 0": (lambda: fnn.Dense(0), ValueError, "^units: got 0, expected an integer >= 1"),
     "units negative": (lambda: fnn.Dense(-4), ValueError, "^units: got -4"),

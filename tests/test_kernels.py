@@ -18,7 +18,7 @@ from fastnn.reference._philox import philox4x32
 
 EXAMPLES = int(os.environ.get("FASTNN_EXAMPLES", "100"))
 OPTIONAL = {"b", "dx", "db", "rows", "correct", "corrects", "velocity", "weights", "scratch"}
-STEMS = ("conv2d", "dense", "elementwise", "loss", "optimizer", "step")
+STEMS = ("conv2d", "dense", "elementwise", "loss", "norms", "optimizer", "step")
 
 every_kernel = pytest.mark.parametrize("case", TABLE, ids=lambda case: case.name)
 every_gradient = pytest.mark.parametrize(
@@ -329,8 +329,7 @@ def test_missing_arguments_are_refused(case):
     required = {
         name: value
         for name, value in args.items()
-        if isinstance(value, np.ndarray)
-        and name not in OPTIONAL
+        if isinstance(value, np.ndarray) and name not in OPTIONAL
     }
     for name in required:
         with pytest.raises(TypeError):
@@ -348,7 +347,7 @@ SPECIAL = np.array(
 @pytest.mark.parametrize("approximate", [False, True])
 @pytest.mark.parametrize("name", ["relu", "leaky_relu", "sigmoid", "tanh", "gelu"])
 def test_activations_of_special_values(name, approximate, isa):
-    extra = {"leaky_relu": (0.01,), "gelu": (approximate,)}.get(name, ())
+    extra = {"leaky_relu": (0.01,), "gelu": (approximate, 0.0)}.get(name, ())
     x, got, wanted = SPECIAL, np.empty_like(SPECIAL), np.empty(SPECIAL.size)
     with np.errstate(all="ignore"):
         getattr(reference, f"{name}_forward")(x.astype(np.float64), *extra, wanted)
@@ -362,7 +361,7 @@ def test_gradients_vanish_where_an_activation_is_flat(isa):
     x = np.array([1000, -1000, 3e38, -3e38, 30, -30], np.float32)
     ones, dx = np.ones_like(x), np.empty_like(x)
     for approximate in (False, True):
-        kernels.gelu_backward(ones, x, approximate, dx)
+        kernels.gelu_backward(ones, x, approximate, 0.0, dx)
         assert dx.tolist() == [1, 0, 1, 0, 1, 0]
 
 
@@ -400,8 +399,26 @@ def test_rows_of_weight_0_are_not_looked_at(isa):
     assert dx.tolist() == [[0, 0], [0, 0]] and loss[0] == 0
     kernels.mean_squared_error(x, np.ones_like(x), weights, dx, loss)
     assert dx.tolist() == [[0, 0], [-3, -3]] and loss[0] == 3
-    kernels.mean_squared_error(x, np.ones_like(x), 0 * weights, dx, loss)
-    assert not dx.any() and loss[0] == 0
+    for loss_of in (kernels.mean_absolute_error, kernels.mean_squared_error):
+        loss_of(x, np.ones_like(x), 0 * weights, dx, loss)
+        assert not dx.any() and loss[0] == 0
+    kernels.binary_cross_entropy(x, np.ones_like(x), weights, dx, loss, correct)
+    assert dx.tolist() == [[0, 0], [-0.75, -0.75]] and correct[0] == 0
+
+
+def test_binary_cross_entropy_of_large_logits(isa):
+    x, target = np.array([[1e4, -1e4, 200, -1e4]], np.float32), np.array([[1, 0, 0, 1]], np.float32)
+    dx, loss, correct = np.empty_like(x), np.empty(1, np.float32), np.empty(1, np.int64)
+    kernels.binary_cross_entropy(x, target, None, dx, loss, correct)
+    assert loss[0] == (200 + 1e4) / 4 and correct[0] == 2
+    assert dx.tolist() == [[0, 0, 0.25, -0.25]]
+
+
+def test_a_huge_gradient_is_clipped(isa):
+    grad, squares = np.full(3000, 1e30, np.float32), np.empty(3)
+    kernels.chunk_sums(grad, 0, 1, squares)
+    kernels.clip_gradient(squares, 1.0, grad)
+    np.testing.assert_allclose(np.linalg.norm(grad), 1, rtol=1e-5)
 
 
 # ---- dropout's randomness ---------------------------------------------------------------------

@@ -58,6 +58,7 @@ MIDDLE = {
     "ReLU": lambda: [fnn.ReLU()],
     "LeakyReLU": lambda: [fnn.LeakyReLU(0.3)],
     "GELU": lambda: [fnn.GELU()],
+    "LeakyGELU": lambda: [fnn.LeakyGELU(0.2)],
     "GELU approximate": lambda: [fnn.GELU(approximate=True)],
     "Sigmoid": lambda: [fnn.Sigmoid()],
     "Tanh": lambda: [fnn.Tanh()],
@@ -97,6 +98,10 @@ LOSSES = {
     "integer": (losses.CrossEntropy(), rng.integers(0, CLASSES, ROWS)),
     "soft": (losses.CrossEntropy(), rng.dirichlet(np.ones(CLASSES), ROWS)),
     "squares": (losses.MeanSquaredError(), rng.normal(size=(ROWS, CLASSES))),
+    "absolute": (losses.MeanAbsoluteError(), rng.normal(size=(ROWS, CLASSES))),
+    "huber": (losses.Huber(0.5), rng.normal(size=(ROWS, CLASSES))),
+    "binary": (losses.BinaryCrossEntropy(), rng.random((ROWS, CLASSES))),
+    "penalty": (losses.CrossEntropy(fnn.L1L2(0.01, 0.02)), rng.integers(0, CLASSES, ROWS)),
 }
 
 
@@ -143,10 +148,11 @@ def test_backward_twice_gives_the_same_bits(middle):
     np.testing.assert_array_equal(first[1], second[1])
 
 
-def test_a_last_softmax_is_part_of_cross_entropy():
-    loss, y = LOSSES["integer"]
+@pytest.mark.parametrize(("name", "layer"), [("integer", "Softmax"), ("binary", "Sigmoid")])
+def test_a_last_layer_that_is_part_of_the_loss(name, layer):
+    loss, y = LOSSES[name]
     values = []
-    for last in ([], [fnn.Softmax()]):
+    for last in ([], [getattr(fnn, layer)()]):
         model, data = model_and_data([fnn.Tanh()], loss, y, last)
         values.append(loss_and_gradient(model, data, loss)(model.theta.copy()))
     assert values[0][0] == values[1][0]
@@ -181,7 +187,7 @@ def test_layers_compute_what_their_kernels_do(name, backend):
     x = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
     wanted = np.empty_like(x)
     flat = name != "softmax"
-    options = {"leaky_relu": [0.01], "gelu": [False]}.get(name, [])
+    options = {"leaky_relu": [0.01], "gelu": [False, 0.0]}.get(name, [])
     given, out = (x.reshape(-1), wanted.reshape(-1)) if flat else (x, wanted)
     getattr(reference, f"{name}_forward")(given, *options, out)
     got = fnn.Sequential([ACTIVATIONS[name]()], 4).predict(x)

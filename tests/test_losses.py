@@ -51,6 +51,58 @@ def test_mean_squared_error_takes_a_vector_for_one_output(backend):
     assert evaluate(x, [0.0, 1.0, 2.0], "mse")["loss"] == pytest.approx(2 / 3)
 
 
+@pytest.mark.parametrize("name", ["mae", "mean_absolute_error"])
+def test_mean_absolute_error(logits, name, backend):
+    y = np.random.default_rng(1).normal(size=(50, 4))
+    assert evaluate(logits, y, name) == {"loss": pytest.approx(abs(logits - y).mean(), 1e-5)}
+
+
+def test_huber(logits, backend):
+    y = np.random.default_rng(1).normal(size=(50, 4))
+    d = abs(logits - y)
+    for loss, delta in (("huber", 1.0), (fnn.Huber(0.3), 0.3), (fnn.Huber(1e9), 1e9)):
+        wanted = np.where(d <= delta, d**2 / 2, delta * (d - delta / 2)).mean()
+        assert evaluate(logits, y, loss) == {"loss": pytest.approx(wanted, rel=1e-5)}
+
+
+@pytest.mark.parametrize("dtype", [bool, np.int64, np.uint8, np.float64])
+def test_binary_cross_entropy(logits, dtype, backend):
+    y = np.random.default_rng(1).integers(0, 2, (50, 4)).astype(dtype)
+    p = 1 / (1 + np.exp(-logits.astype(float)))
+    wanted = -np.where(y, np.log(p), np.log(1 - p)).mean()
+    for layers in ([fnn.Linear()], [fnn.Sigmoid()]):  # a last sigmoid is part of the loss
+        figures = fnn.Sequential(layers, 4).evaluate(logits, y, "binary_cross_entropy")
+        assert figures["loss"] == pytest.approx(wanted, rel=1e-5)
+        assert figures["accuracy"] == pytest.approx(np.mean((logits > 0) == y.astype(bool)))
+    one = evaluate(logits[:, :1], y[:, 0], fnn.BinaryCrossEntropy())
+    assert one["accuracy"] == np.mean((logits[:, 0] > 0) == y[:, 0].astype(bool))
+
+
+def test_binary_cross_entropy_learns(blobs, backend):
+    model = fnn.Sequential([fnn.Dense(8, "tanh"), fnn.Dense(1, "sigmoid")], seed=0)
+    history = model.fit(
+        *blobs, loss="binary_cross_entropy", optimizer=fnn.Adam(0.03), epochs=20, verbose=0
+    )
+    assert history["accuracy"][-1] > 0.95
+    p = model.predict(blobs[0])[:, 0]  # probabilities, unlike in training
+    assert np.mean((p > 0.5) == blobs[1]) > 0.95
+
+
+@pytest.mark.parametrize("loss", ["mse", "mae", "huber", "binary_cross_entropy"])
+def test_elementwise_losses_in_plans(loss, compiled):
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (90, 20), np.uint8)  # an autoencoder of pixels
+    results = []
+    for options in ({"eager": True}, {"fuse": False}):
+        model = fnn.Sequential([fnn.Dense(9, "tanh"), fnn.Dense(20, "sigmoid")], seed=0)
+        history = model.fit(
+            x, x, loss=loss, optimizer="adam", epochs=5, batch_size=16, verbose=0, **options
+        )
+        results.append(model.theta.copy())
+        assert history["loss"][-1] < history["loss"][0]
+    np.testing.assert_array_equal(*results)
+
+
 def test_pixels_as_targets_are_scaled_where_the_input_is_pixels(backend):
     pixels = np.random.default_rng(0).integers(0, 256, (40, 5, 2), np.uint8)
     assert evaluate(pixels, pixels, "mse")["loss"] == 0

@@ -124,6 +124,31 @@ def test_a_new_rate_holds_from_the_next_epoch_on(blobs):
     np.testing.assert_array_equal(seen[0], seen[1])
 
 
+@pytest.mark.parametrize("name", MADE)
+def test_clipping_limits_the_norm_over_all_weights(name, blobs, backend):
+    x, y = blobs
+    steps = []
+    for clip_norm in (None, 0.25, 1e9):
+        model = fnn.Sequential([fnn.Dense(300, "relu"), fnn.Dense(2)], 6, seed=0)
+        made = MADE[name]()
+        made.clip_norm = clip_norm
+        model.fit(1e4 * x, y, optimizer=made, batch_size=None, verbose=0, fuse=False)
+        steps.append((model.grad.copy(), model.theta.copy()))
+    (grad, theta), (clipped, _), (same, as_before) = steps
+    norm = np.linalg.norm(grad.astype(float))
+    assert norm > 10
+    np.testing.assert_allclose(clipped, grad * 0.25 / norm, rtol=1e-5)
+    np.testing.assert_allclose(same, grad, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(as_before, theta, rtol=1e-4, atol=1e-5)
+
+
+def test_clipping_keeps_sgd_out_of_the_product(blobs, compiled):
+    model = fnn.Sequential([fnn.Dense(5, "relu"), fnn.Dense(2)], 6, seed=0)
+    model.fit(*blobs, optimizer=fnn.SGD(0.1, clip_norm=1.0), verbose=0)
+    names = [row["name"] for row in model.plan.table()]
+    assert names[-4:] == ["chunk_sums", "clip_gradient", "sgd_update", "advance"]
+
+
 def test_names_stand_for_default_options():
     for name, made in optimizers.OPTIMIZERS.items():
         assert repr(choose("o", name, fnn.Optimizer, optimizers.OPTIMIZERS)) == (repr(made()))
@@ -146,6 +171,12 @@ def test_a_user_optimizer_with_state(blobs, compiled):
 
 def test_options_can_be_read_back():
     made = fnn.SGD(0.1, momentum=0.5)
-    assert made.config() == {"lr": 0.1, "momentum": 0.5, "nesterov": False, "schedule": None}
+    assert made.config() == {
+        "lr": 0.1,
+        "momentum": 0.5,
+        "nesterov": False,
+        "schedule": None,
+        "clip_norm": None,
+    }
     assert type(made)(**made.config()).config() == made.config()
     assert copy.copy(made).lr == 0.1

@@ -90,6 +90,7 @@ WIDE = {
     "sigmoid": fnn.Sigmoid,
     "tanh": fnn.Tanh,
     "gelu": fnn.GELU,
+    "leaky gelu": lambda: fnn.LeakyGELU(0.2),
     "dropout": lambda: fnn.Dropout(0.3),
     "softmax": fnn.Softmax,
 }

@@ -31,6 +31,13 @@ cdef extern from "fastnn.h" nogil:
         FNN_OP_softmax_cross_entropy
         FNN_OP_softmax_cross_entropy_soft
         FNN_OP_mean_squared_error
+        FNN_OP_mean_absolute_error
+        FNN_OP_huber
+        FNN_OP_binary_cross_entropy
+        FNN_OP_chunk_sums
+        FNN_OP_add_chunk_sums
+        FNN_OP_penalty_gradient
+        FNN_OP_clip_gradient
         FNN_OP_gather_rows
         FNN_OP_gather_labels
         FNN_OP_log_step
@@ -151,6 +158,7 @@ cdef extern from "fastnn.h" nogil:
     ctypedef struct fnn_gelu_forward_args:
         const float *x
         cbool approximate
+        float slope
         float *out
         int64_t n
 
@@ -158,6 +166,7 @@ cdef extern from "fastnn.h" nogil:
         const float *dout
         const float *x
         cbool approximate
+        float slope
         float *dx
         int64_t n
 
@@ -207,13 +216,40 @@ cdef extern from "fastnn.h" nogil:
         int64_t *correct
         int64_t n, c
 
-    ctypedef struct fnn_mean_squared_error_args:
+    ctypedef struct fnn_elementwise_loss_args:
         const float *x
         const float *target
         const float *weights
+        float delta
         float *dx
         float *loss
+        int64_t *correct
         int64_t n, f
+
+    int FNN_CHUNK
+
+    ctypedef struct fnn_chunk_sums_args:
+        const float *x
+        float l1, l2
+        double *sums
+        int64_t n
+
+    ctypedef struct fnn_add_chunk_sums_args:
+        const double *sums
+        float *loss
+        int64_t n
+
+    ctypedef struct fnn_penalty_gradient_args:
+        const float *w
+        float l1, l2
+        float *dw
+        int64_t n
+
+    ctypedef struct fnn_clip_gradient_args:
+        const double *squares
+        double clip_norm
+        float *grad
+        int64_t chunks, n
 
     ctypedef struct fnn_gather_rows_args:
         const void *data

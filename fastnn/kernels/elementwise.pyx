@@ -88,23 +88,29 @@ def tanh_backward(const float[::1] dout not None, const float[::1] out not None,
     map_backward("tanh_backward", FNN_OP_tanh_backward, dout, out, dx)
 
 
-def gelu_forward(const float[::1] x not None, bint approximate, float[::1] out not None):
-    """out = x * (1 + erf(x / sqrt(2))) / 2, or its tanh form; x and out (n,)."""
+def gelu_forward(
+    const float[::1] x not None, bint approximate, float slope, float[::1] out not None
+):
+    """out = x * (slope + (1 - slope) * P(x)), P(x) = (1 + erf(x / sqrt(2))) / 2 or its tanh form; (n,)."""
     cdef fnn_gelu_forward_args args
     same("gelu_forward", "out", out.shape[0], "x", x.shape[0])
-    args.x, args.approximate, args.out, args.n = &x[0], approximate, &out[0], x.shape[0]
+    check_slope("gelu_forward", slope)
+    args.x, args.approximate, args.slope, args.out = &x[0], approximate, slope, &out[0]
+    args.n = x.shape[0]
     submit(FNN_OP_gelu_forward, &args, sizeof(args), <double>CURVE * args.n, (x.base,), (out.base,))
 
 
 def gelu_backward(
-    const float[::1] dout not None, const float[::1] x not None, bint approximate, float[::1] dx not None
+    const float[::1] dout not None, const float[::1] x not None, bint approximate, float slope,
+    float[::1] dx not None,
 ):
     """dx = dout * gelu'(x), or of its tanh form; all (n,)."""
     cdef fnn_gelu_backward_args args
     same("gelu_backward", "x", x.shape[0], "dout", dout.shape[0])
     same("gelu_backward", "dx", dx.shape[0], "dout", dout.shape[0])
-    args.dout, args.x, args.approximate, args.dx = &dout[0], &x[0], approximate, &dx[0]
-    args.n = dout.shape[0]
+    check_slope("gelu_backward", slope)
+    args.dout, args.x, args.approximate, args.slope = &dout[0], &x[0], approximate, slope
+    args.dx, args.n = &dx[0], dout.shape[0]
     submit(
         FNN_OP_gelu_backward, &args, sizeof(args), <double>CURVE * args.n, (dout.base, x.base), (dx.base,)
     )

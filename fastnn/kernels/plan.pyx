@@ -152,7 +152,7 @@ cdef activation_args forward_activation(fnn_plan_op *op):
         f.activation, f.slope = FNN_LEAKY_RELU, leaky.slope
     elif op.op == FNN_OP_gelu_forward:
         gelu = <fnn_gelu_forward_args *>op.args
-        f.x, f.out, f.n = gelu.x, gelu.out, gelu.n
+        f.x, f.out, f.n, f.slope = gelu.x, gelu.out, gelu.n, gelu.slope
         f.activation = FNN_GELU_TANH if gelu.approximate else FNN_GELU
     return f
 
@@ -177,7 +177,7 @@ cdef activation_args backward_activation(fnn_plan_op *op):
         f.activation, f.slope = FNN_LEAKY_RELU, leaky.slope
     elif op.op == FNN_OP_gelu_backward:
         gelu = <fnn_gelu_backward_args *>op.args
-        f.x, f.saved, f.out, f.n = gelu.dout, gelu.x, gelu.dx, gelu.n
+        f.x, f.saved, f.out, f.n, f.slope = gelu.dout, gelu.x, gelu.dx, gelu.n, gelu.slope
         f.activation = FNN_GELU_TANH if gelu.approximate else FNN_GELU
     return f
 

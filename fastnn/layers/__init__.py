@@ -3,7 +3,7 @@
 Leaves weights' memory and the order of the calls to the model and the trainer.
 """
 
-from fastnn.layers.activations import GELU, LeakyReLU, ReLU, Sigmoid, Softmax, Tanh
+from fastnn.layers.activations import GELU, LeakyGELU, LeakyReLU, ReLU, Sigmoid, Softmax, Tanh
 from fastnn.layers.base import Layer
 from fastnn.layers.conv2d import Conv2D, ConvTranspose2D
 from fastnn.layers.dense import Dense
@@ -18,6 +18,7 @@ __all__ = [
     "Dropout",
     "Flatten",
     "Layer",
+    "LeakyGELU",
     "LeakyReLU",
     "Linear",
     "ReLU",

@@ -9,7 +9,7 @@ from fastnn.checks import Array, check_real
 from fastnn.layers.base import Layer
 from fastnn.layers.shape import Linear
 
-__all__ = ["ACTIVATIONS", "GELU", "LeakyReLU", "ReLU", "Sigmoid", "Softmax", "Tanh"]
+__all__ = ["ACTIVATIONS", "GELU", "LeakyGELU", "LeakyReLU", "ReLU", "Sigmoid", "Softmax", "Tanh"]
 
 
 class ReLU(Layer):
@@ -121,6 +121,7 @@ class GELU(Layer):
     records = True
     elementwise = True
     reads_output = False
+    slope = 0.0
 
     def __init__(self, approximate: bool = False) -> None:
         if not isinstance(approximate, bool):
@@ -128,7 +129,7 @@ class GELU(Layer):
         self.approximate = approximate
 
     def forward(self, k: ModuleType, x: Array, out: Array, saved: SimpleNamespace) -> None:
-        k.gelu_forward(x.reshape(-1), self.approximate, out.reshape(-1))
+        k.gelu_forward(x.reshape(-1), self.approximate, self.slope, out.reshape(-1))
 
     def backward(
         self,
@@ -140,7 +141,27 @@ class GELU(Layer):
         saved: SimpleNamespace,
     ) -> None:
         if dx is not None:
-            k.gelu_backward(dout.reshape(-1), x.reshape(-1), self.approximate, dx.reshape(-1))
+            k.gelu_backward(
+                dout.reshape(-1), x.reshape(-1), self.approximate, self.slope, dx.reshape(-1)
+            )
+
+
+class LeakyGELU(GELU):
+    """Leaky form of GELU: ``x * (slope + (1 - slope) * P(x))``, ``P`` the normal distribution.
+
+    As GELU is the mean of ``x * m`` where ``m`` is 1 with probability ``P(x)`` and else 0
+    (Hendrycks & Gimpel 2016), this is that of an ``m`` which is else ``slope``. So it is
+    ``slope * x + (1 - slope) * GELU(x)``, just as LeakyReLU is made of ReLU.
+
+    Parameters
+    ----------
+    slope : float
+        At least 0.
+    """
+
+    def __init__(self, slope: float = 0.01) -> None:
+        super().__init__()
+        self.slope = check_real("slope", slope, 0)
 
 
 class Softmax(Layer):
@@ -173,6 +194,7 @@ ACTIVATIONS: dict[str, type[Layer]] = {
     "relu": ReLU,
     "leaky_relu": LeakyReLU,
     "gelu": GELU,
+    "leaky_gelu": LeakyGELU,
     "sigmoid": Sigmoid,
     "tanh": Tanh,
     "softmax": Softmax,

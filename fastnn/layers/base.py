@@ -13,6 +13,7 @@ from numpy.typing import DTypeLike
 from fastnn.checks import Array, check_shape
 from fastnn.component import Component, choose
 from fastnn.initializers import INITIALIZERS, Initializer
+from fastnn.regularizers import Regularizer
 
 __all__ = ["Layer"]
 
@@ -41,6 +42,8 @@ class Layer(Component):
         ``dout``, but backward reads ``x``.
     reads_output : bool
         True: backward reads ``out``.
+    kernels : tuple of str
+        Names of the weights that penalties apply to.
     input_shape, output_shape : tuple of int
         Of one sample, without the batch axis; set when the model is built.
     index : int
@@ -71,12 +74,15 @@ class Layer(Component):
     inplace: ClassVar[bool] = False
     elementwise: ClassVar[bool] = False
     reads_output: ClassVar[bool] = True
+    kernels: ClassVar[tuple[str, ...]] = ()
 
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
     index: int
     activation: "Layer | None" = None
     """Sugar: a layer that the model appends after this one."""
+    kernel_regularizer: Regularizer | None = None
+    """Penalty on the kernels."""
 
     def build(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Declare the weights with ``add_weight`` and return the output's shape.

@@ -12,6 +12,7 @@ from fastnn.checks import Array, check_integer
 from fastnn.initializers import Initializer
 from fastnn.layers.base import Layer
 from fastnn.layers.weighted import Weighted
+from fastnn.regularizers import Regularizer
 from fastnn.windows import resolve, to_padding, to_pair
 
 __all__ = ["Conv2D", "ConvTranspose2D"]
@@ -64,6 +65,8 @@ class Conv2D(Weighted):
         Sugar for the same layer after this one; it has its own index in the model.
     use_bias : bool
     kernel_initializer, bias_initializer : str or Initializer
+    kernel_regularizer : str or Regularizer, optional
+        Penalty on ``w``.
 
     Attributes
     ----------
@@ -96,8 +99,11 @@ class Conv2D(Weighted):
         use_bias: bool = True,
         kernel_initializer: str | Initializer = "glorot_uniform",
         bias_initializer: str | Initializer = "zeros",
+        kernel_regularizer: str | Regularizer | None = None,
     ) -> None:
-        super().__init__(activation, use_bias, kernel_initializer, bias_initializer)
+        super().__init__(
+            activation, use_bias, kernel_initializer, bias_initializer, kernel_regularizer
+        )
         self.filters = check_integer("filters", filters, 1)
         self.kernel_size = to_pair("kernel_size", kernel_size)
         self.stride = to_pair("stride", stride)
@@ -152,6 +158,8 @@ class ConvTranspose2D(Weighted):
     activation : str or Layer, optional
     use_bias : bool
     kernel_initializer, bias_initializer : str or Initializer
+    kernel_regularizer : str or Regularizer, optional
+        Penalty on ``w``.
 
     Attributes
     ----------
@@ -183,8 +191,11 @@ class ConvTranspose2D(Weighted):
         use_bias: bool = True,
         kernel_initializer: str | Initializer = "glorot_uniform",
         bias_initializer: str | Initializer = "zeros",
+        kernel_regularizer: str | Regularizer | None = None,
     ) -> None:
-        super().__init__(activation, use_bias, kernel_initializer, bias_initializer)
+        super().__init__(
+            activation, use_bias, kernel_initializer, bias_initializer, kernel_regularizer
+        )
         self.filters = check_integer("filters", filters, 1)
         self.kernel_size = to_pair("kernel_size", kernel_size)
         self.stride = to_pair("stride", stride)

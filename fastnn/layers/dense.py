@@ -9,6 +9,7 @@ from fastnn.checks import Array, check_integer
 from fastnn.initializers import Initializer
 from fastnn.layers.base import Layer
 from fastnn.layers.weighted import Weighted
+from fastnn.regularizers import Regularizer
 
 __all__ = ["Dense"]
 
@@ -24,6 +25,8 @@ class Dense(Weighted):
         Sugar for the same layer after this one; it has its own index in the model.
     use_bias : bool
     kernel_initializer, bias_initializer : str or Initializer
+    kernel_regularizer : str or Regularizer, optional
+        Penalty on ``w``.
 
     Attributes
     ----------
@@ -52,8 +55,11 @@ class Dense(Weighted):
         use_bias: bool = True,
         kernel_initializer: str | Initializer = "glorot_uniform",
         bias_initializer: str | Initializer = "zeros",
+        kernel_regularizer: str | Regularizer | None = None,
     ) -> None:
-        super().__init__(activation, use_bias, kernel_initializer, bias_initializer)
+        super().__init__(
+            activation, use_bias, kernel_initializer, bias_initializer, kernel_regularizer
+        )
         self.units = check_integer("units", units, 1)
 
     def build(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:

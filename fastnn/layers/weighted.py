@@ -8,6 +8,7 @@ from fastnn.component import choose
 from fastnn.initializers import INITIALIZERS, Initializer
 from fastnn.layers.activations import ACTIVATIONS
 from fastnn.layers.base import Layer
+from fastnn.regularizers import REGULARIZERS, Regularizer
 
 __all__ = ["Weighted"]
 
@@ -21,8 +22,10 @@ class Weighted(Layer):
         Sugar for the same layer after this one.
     use_bias : bool
     kernel_initializer, bias_initializer : str or Initializer
+    kernel_regularizer : str or Regularizer, optional
     """
 
+    kernels = ("w",)
     w: Array
     dw: Array
     b: Array | None = None
@@ -34,6 +37,7 @@ class Weighted(Layer):
         use_bias: bool,
         kernel_initializer: str | Initializer,
         bias_initializer: str | Initializer,
+        kernel_regularizer: str | Regularizer | None,
     ) -> None:
         if activation is not None:
             self.activation = choose("activation", activation, Layer, ACTIVATIONS)
@@ -46,6 +50,10 @@ class Weighted(Layer):
         self.bias_initializer = choose(
             "bias_initializer", bias_initializer, Initializer, INITIALIZERS
         )
+        if kernel_regularizer is not None:
+            self.kernel_regularizer = choose(
+                "kernel_regularizer", kernel_regularizer, Regularizer, REGULARIZERS
+            )
 
     def add_kernel(self, shape: tuple[int, ...], outputs: int) -> None:
         """Declare ``w`` of this shape, and ``b`` with one value per output."""

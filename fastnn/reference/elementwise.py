@@ -235,72 +235,84 @@ def tanh_backward(dout: Array, out: Array, dx: Array) -> None:
     dx[...] = dout * (1 - out * out)
 
 
-def gelu_forward(x: Array, approximate: bool, out: Array) -> None:
-    """Gaussian error linear unit.
+def gelu_forward(x: Array, approximate: bool, slope: float, out: Array) -> None:
+    """Gaussian error linear unit; with a slope, its leaky form.
 
-    ``out = x * (1 + erf(x / sqrt(2))) / 2``, or, with ``approximate``,
-    ``out = x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x**3))) / 2``.
+    ``out = x * (slope + (1 - slope) * P(x))`` with the normal distribution
+    ``P(x) = (1 + erf(x / sqrt(2))) / 2``, or, with ``approximate``,
+    ``P(x) = (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x**3))) / 2``.
 
     Parameters
     ----------
     x : (n,) float
     approximate : bool
         Use the tanh form.
+    slope : float
+        Of the line that ``out`` approaches where ``x`` is very negative.
     out : (n,) float, overwritten
 
     Raises
     ------
     ValueError
-        If the shapes differ.
+        If the shapes differ, or ``slope`` is negative or not finite.
 
     Examples
     --------
     >>> out = np.empty(2)
-    >>> gelu_forward(np.array([0.0, 1.0]), False, out)
+    >>> gelu_forward(np.array([-1.0, 1.0]), False, 0.0, out)
     >>> out.round(6)
-    array([0.      , 0.841345])
+    array([-0.158655,  0.841345])
+    >>> gelu_forward(np.array([-9.0, 1.0]), False, 0.1, out)
+    >>> out.round(6)
+    array([-0.9     ,  0.857211])
     """
     check_shapes("gelu_forward", x=(x, "n"), out=(out, "n"))
+    _check_slope("gelu_forward", slope)
     if approximate:
-        out[...] = 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+        p = 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
     else:
-        out[...] = 0.5 * x * (1 + _erf(x * math.sqrt(0.5)))
+        p = 0.5 * (1 + _erf(x * math.sqrt(0.5)))
+    out[...] = x * (slope + (1 - slope) * p)
 
 
-def gelu_backward(dout: Array, x: Array, approximate: bool, dx: Array) -> None:
+def gelu_backward(dout: Array, x: Array, approximate: bool, slope: float, dx: Array) -> None:
     """Gradient of ``gelu_forward``.
 
-    Of ``out = x * P(x)`` with the normal distribution ``P(x) = (1 + erf(x / sqrt(2))) / 2``:
-    ``dx = dout * (P(x) + x * exp(-x**2 / 2) / sqrt(2 * pi))``. Of the tanh form
-    ``out = x * (1 + tanh(u)) / 2``: ``dx = dout * (1 + tanh(u) + x * (1 - tanh(u)**2) * u') / 2``.
+    Of ``out = x * (slope + (1 - slope) * P(x))``:
+    ``dx = dout * (slope + (1 - slope) * (P(x) + x * P'(x)))`` with
+    ``P'(x) = exp(-x**2 / 2) / sqrt(2 * pi)``. Of the tanh form ``P(x) = (1 + tanh(u)) / 2``:
+    ``P'(x) = (1 - tanh(u)**2) * u' / 2``.
 
     Parameters
     ----------
     dout, x : (n,) float
     approximate : bool
         Use the tanh form.
+    slope : float
     dx : (n,) float, overwritten
 
     Raises
     ------
     ValueError
-        If the shapes differ.
+        If the shapes differ, or ``slope`` is negative or not finite.
 
     Examples
     --------
     >>> dx = np.empty(1)
-    >>> gelu_backward(np.array([2.0]), np.array([0.0]), False, dx)
+    >>> gelu_backward(np.array([2.0]), np.array([0.0]), False, 0.0, dx)
     >>> dx
     array([1.])
     """
     check_shapes("gelu_backward", dout=(dout, "n"), x=(x, "n"), dx=(dx, "n"))
+    _check_slope("gelu_backward", slope)
     if approximate:
         c = math.sqrt(2 / math.pi)
         t = np.tanh(c * (x + 0.044715 * x**3))
-        dx[...] = 0.5 * dout * (1 + t + x * (1 - t * t) * c * (1 + 3 * 0.044715 * x * x))
+        p, density = 0.5 * (1 + t), 0.5 * (1 - t * t) * c * (1 + 3 * 0.044715 * x * x)
     else:
         p = 0.5 * (1 + _erf(x * math.sqrt(0.5)))
-        dx[...] = dout * (p + x * np.exp(-0.5 * x * x) / math.sqrt(2 * math.pi))
+        density = np.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
+    dx[...] = dout * (slope + (1 - slope) * (p + x * density))
 
 
 def _check_rate(kernel: str, rate: float) -> None:

@@ -10,7 +10,14 @@ import numpy as np
 
 from fastnn.reference._shapes import Array, check_shapes
 
-__all__ = ["mean_squared_error", "softmax_cross_entropy", "softmax_cross_entropy_soft"]
+__all__ = [
+    "binary_cross_entropy",
+    "huber",
+    "mean_absolute_error",
+    "mean_squared_error",
+    "softmax_cross_entropy",
+    "softmax_cross_entropy_soft",
+]
 
 
 def _check_not_empty(kernel: str, x: Array) -> None:
@@ -161,6 +168,20 @@ def softmax_cross_entropy_soft(
         _scatter(rows, share * (np.exp(log_p) * mass - target), dx)
 
 
+def _check_elements(
+    kernel: str, x: Array, target: Array, weights: Array | None, dx: Array | None, loss: Array
+) -> None:
+    check_shapes(
+        kernel,
+        x=(x, "NF"),
+        target=(target, "NF"),
+        weights=(weights, "N"),
+        dx=(dx, "NF"),
+        loss=(loss, "1"),
+    )
+    _check_not_empty(kernel, x)
+
+
 def mean_squared_error(
     x: Array, target: Array, weights: Array | None, dx: Array | None, loss: Array
 ) -> None:
@@ -191,17 +212,145 @@ def mean_squared_error(
     (array([[0., 2.],
            [0., 0.]]), array([2.]))
     """
-    check_shapes(
-        "mean_squared_error",
-        x=(x, "NF"),
-        target=(target, "NF"),
-        weights=(weights, "N"),
-        dx=(dx, "NF"),
-        loss=(loss, "1"),
-    )
-    _check_not_empty("mean_squared_error", x)
+    _check_elements("mean_squared_error", x, target, weights, dx, loss)
     rows, share = _counted(x, weights)
     difference = x[rows] - target[rows]
     loss[...] = (share * difference * difference).sum() / x.shape[1]
     if dx is not None:
-        _scatter(rows, share * difference * (2 / x.shape[1]), dx)
+        _scatter(rows, share * 2 * difference / x.shape[1], dx)
+
+
+def mean_absolute_error(
+    x: Array, target: Array, weights: Array | None, dx: Array | None, loss: Array
+) -> None:
+    """Mean over all elements of ``abs(x - target)``, and its gradient, 0 where they are equal.
+
+    With ``share = weights / count(weights != 0)``, or ``1 / N`` without weights:
+    ``loss = sum(share * mean(abs(x - target), axis=1))``; ``dx = share * sign(x - target) / F``.
+
+    Parameters
+    ----------
+    x, target : (N, F) float
+    weights : (N,) float or None
+    dx : (N, F) float or None, overwritten
+        None means that only the value is wanted.
+    loss : (1,) float, overwritten
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, or there are no elements.
+
+    Examples
+    --------
+    >>> dx, loss = np.empty((1, 2)), np.empty(1)
+    >>> mean_absolute_error(np.array([[1.0, 3.0]]), np.array([[1.0, 9.0]]), None, dx, loss)
+    >>> dx, loss
+    (array([[ 0. , -0.5]]), array([3.]))
+    """
+    _check_elements("mean_absolute_error", x, target, weights, dx, loss)
+    rows, share = _counted(x, weights)
+    difference = x[rows] - target[rows]
+    loss[...] = (share * abs(difference)).sum() / x.shape[1]
+    if dx is not None:
+        _scatter(rows, share * np.sign(difference) / x.shape[1], dx)
+
+
+def huber(
+    x: Array,
+    target: Array,
+    delta: float,
+    weights: Array | None,
+    dx: Array | None,
+    loss: Array,
+) -> None:
+    """Huber's loss: squared where the difference is small, absolute where it is large.
+
+    With ``d = x - target`` and ``h(d) = d**2 / 2`` where ``abs(d) <= delta``, else
+    ``delta * (abs(d) - delta / 2)``; ``share = weights / count(weights != 0)``, or ``1 / N``
+    without weights: ``loss = sum(share * mean(h(d), axis=1))``;
+    ``dx = share * clip(d, -delta, delta) / F``.
+
+    Parameters
+    ----------
+    x, target : (N, F) float
+    delta : float
+        Positive.
+    weights : (N,) float or None
+    dx : (N, F) float or None, overwritten
+        None means that only the value is wanted.
+    loss : (1,) float, overwritten
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, there are no elements, or ``delta`` is not positive and finite.
+
+    Examples
+    --------
+    >>> dx, loss = np.empty((1, 2)), np.empty(1)
+    >>> huber(np.array([[1.0, 3.0]]), np.array([[0.0, 0.0]]), 2.0, None, dx, loss)
+    >>> dx, loss
+    (array([[0.5, 1. ]]), array([2.25]))
+    """
+    _check_elements("huber", x, target, weights, dx, loss)
+    if not 0 < delta < np.inf:
+        raise ValueError(f"huber: delta must be positive and finite, got {delta}")
+    rows, share = _counted(x, weights)
+    d = x[rows] - target[rows]
+    h = np.where(abs(d) <= delta, d * d / 2, delta * (abs(d) - delta / 2))
+    loss[...] = (share * h).sum() / x.shape[1]
+    if dx is not None:
+        _scatter(rows, share * np.clip(d, -delta, delta) / x.shape[1], dx)
+
+
+def binary_cross_entropy(
+    x: Array,
+    target: Array,
+    weights: Array | None,
+    dx: Array | None,
+    loss: Array,
+    correct: Array,
+) -> None:
+    """Cross-entropy of the sigmoid of ``x`` with probabilities, and its gradient.
+
+    With ``p = 1 / (1 + exp(-x))`` and ``share = weights / count(weights != 0)``, or ``1 / N``
+    without weights:
+    ``loss = -sum(share * mean(target * log(p) + (1 - target) * log(1 - p), axis=1))``, computed as
+    ``log(1 + exp(x)) - target * x``; ``dx = share * (p - target) / F``;
+    ``correct = sum(((x > 0) == (target > 0.5))[weights != 0])``.
+
+    Parameters
+    ----------
+    x : (N, F) float
+        Logits.
+    target : (N, F) float
+    weights : (N,) float or None
+    dx : (N, F) float or None, overwritten
+        None means that only the value is wanted.
+    loss : (1,) float, overwritten
+    correct : (1,) int64, overwritten
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, or there are no elements.
+
+    Examples
+    --------
+    >>> dx, loss, correct = np.empty((1, 1)), np.empty(1), np.empty(1, np.int64)
+    >>> binary_cross_entropy(np.array([[0.0]]), np.array([[1.0]]), None, dx, loss, correct)
+    >>> dx, loss.round(4), correct
+    (array([[-0.5]]), array([0.6931]), array([0]))
+    """
+    kernel = "binary_cross_entropy"
+    _check_elements(kernel, x, target, weights, dx, loss)
+    check_shapes(kernel, correct=(correct, "1"))
+    rows, share = _counted(x, weights)
+    features = x.shape[1]
+    x, target = x[rows], target[rows]
+    loss[...] = (share * (np.logaddexp(0, x) - target * x)).sum() / features
+    correct[...] = ((x > 0) == (target > 0.5)).sum()
+    if dx is not None:
+        p = np.exp(-np.logaddexp(0, -x))
+        _scatter(rows, share * (p - target) / features, dx)
