@@ -8,6 +8,13 @@ import importlib
 from typing import Any
 
 from fastnn.backend import get_num_threads, set_num_threads, show_config, use_backend
+from fastnn.callbacks import (
+    Callback,
+    CSVLogger,
+    EarlyStopping,
+    LearningRateScheduler,
+    ReduceOnPlateau,
+)
 from fastnn.checks import DivergenceError
 from fastnn.history import History
 from fastnn.initializers import (
@@ -50,6 +57,7 @@ from fastnn.losses import (
 from fastnn.model import Sequential
 from fastnn.optimizers import SGD, Adam, AdamW, Optimizer, RMSProp
 from fastnn.regularizers import L1, L1L2, L2, Regularizer
+from fastnn.schedules import CosineDecay, ExponentialDecay, Schedule, StepDecay, WarmUp
 
 __version__ = "0.1.0"
 
@@ -64,13 +72,18 @@ __all__ = [
     "Adam",
     "AdamW",
     "BinaryCrossEntropy",
+    "CSVLogger",
+    "Callback",
     "Constant",
     "Conv2D",
     "ConvTranspose2D",
+    "CosineDecay",
     "CrossEntropy",
     "Dense",
     "DivergenceError",
     "Dropout",
+    "EarlyStopping",
+    "ExponentialDecay",
     "Flatten",
     "GlorotNormal",
     "GlorotUniform",
@@ -82,6 +95,7 @@ __all__ = [
     "Layer",
     "LeakyGELU",
     "LeakyReLU",
+    "LearningRateScheduler",
     "Linear",
     "Loss",
     "MeanAbsoluteError",
@@ -92,12 +106,16 @@ __all__ = [
     "RandomNormal",
     "RandomUniform",
     "ReLU",
+    "ReduceOnPlateau",
     "Regularizer",
     "Reshape",
+    "Schedule",
     "Sequential",
     "Sigmoid",
     "Softmax",
+    "StepDecay",
     "Tanh",
+    "WarmUp",
     "Zeros",
     "get_num_threads",
     "set_num_threads",

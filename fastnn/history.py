@@ -3,7 +3,12 @@
 Leaves its figures to the trainer, and their drawing to ``fastnn.plots``.
 """
 
+import csv
+import os
 from collections.abc import Iterator, Mapping
+from itertools import islice, zip_longest
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +30,10 @@ class History(Mapping[str, list[float]]):
         Whole epochs so far.
     seconds, samples_per_second : list of float
         Of each epoch's training.
+    iterations : dict of str to list of float
+        With ``validation_every``, the measurements between: ``"iteration"`` (how many steps were
+        made), ``"loss"`` (mean of the steps' losses since the last one), ``"val_loss"`` and, if
+        the loss counts it, ``"val_accuracy"``.
 
     Examples
     --------
@@ -38,6 +47,7 @@ class History(Mapping[str, list[float]]):
         self.epochs = 0
         self.seconds: list[float] = []
         self.samples_per_second: list[float] = []
+        self.iterations: dict[str, list[float]] = {}
         self._figures: dict[str, list[float]] = {}
         self._batches: list[Array] = []
 
@@ -58,6 +68,49 @@ class History(Mapping[str, list[float]]):
         for name, value in figures.items():
             self._figures.setdefault(name, []).append(value)
 
+    def add_iteration(self, figures: Mapping[str, float]) -> None:
+        """Append the figures of a measurement within or at the end of an epoch."""
+        for name, value in figures.items():
+            self.iterations.setdefault(name, []).append(value)
+
+    def to_csv(self, path: str | os.PathLike[str], by: str = "epoch") -> None:
+        """Write the figures to a CSV file, which is replaced at once or not at all.
+
+        Parameters
+        ----------
+        path : str or path
+        by : {"epoch", "iteration"}
+            A line for each epoch, with ``seconds`` and ``samples_per_second``, or for each
+            measurement in ``iterations``.
+
+        Raises
+        ------
+        ValueError
+            If ``by`` is neither.
+        OSError
+            If the file cannot be written.
+        """
+        if by not in ("epoch", "iteration"):
+            raise ValueError(f"by: got {by!r}, expected 'epoch' or 'iteration'")
+        beside = Path(f"{os.fspath(path)}.{os.getpid()}.part")
+        try:
+            with beside.open("w", newline="", encoding="utf-8") as file:
+                columns = self._columns() if by == "epoch" else self.iterations
+                csv.writer(file).writerow(columns)
+                _write_rows(file, columns)
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+    def write_csv(self, file: Any, start: int) -> None:
+        """Write the lines of ``to_csv`` from epoch ``start`` on, counted from 0, to a text file."""
+        _write_rows(file, self._columns(), start)
+
+    def _columns(self) -> dict[str, list[float]]:
+        epochs: list[float] = list(range(1, self.epochs + 1))
+        times = {"seconds": self.seconds, "samples_per_second": self.samples_per_second}
+        return {"epoch": epochs} | self._figures | times
+
     def add_batches(self, losses: Array) -> None:
         """Append a copy of the losses of whole steps, also of an epoch that is not whole."""
         self._batches.append(losses.copy())
@@ -74,3 +127,9 @@ class History(Mapping[str, list[float]]):
     def __repr__(self) -> str:
         last = ", ".join(f"{name}={values[-1]:.4g}" for name, values in self.items())
         return f"History(epochs={self.epochs}{', ' if last else ''}{last})"
+
+
+def _write_rows(file: Any, columns: Mapping[str, list[float]], start: int = 0) -> None:
+    """Write rows of the columns, which may differ in length, as CSV."""
+    rows = zip_longest(*columns.values(), fillvalue="")
+    csv.writer(file).writerows(islice(rows, start, None))

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
+from fastnn.callbacks import Callback, to_callbacks
 from fastnn.checks import (
     Array,
-    DivergenceError,
     check_integer,
     check_shape,
     to_array,
@@ -32,12 +32,12 @@ from fastnn.losses import LOSSES, CrossEntropy, Loss, weights_of
 from fastnn.memory import aligned_zeros
 from fastnn.optimizers import OPTIMIZERS, SGD, Optimizer
 from fastnn.progress import Progress
+from fastnn.run import Run
 from fastnn.trainer import Data, Trainer, generator
 
 __all__ = ["Sequential"]
 
 _WEIGHT_ALIGNMENT = 16
-Callback = Callable[["Sequential", History], object]
 
 _INITIAL_EPOCH = 2**64 - 1
 
@@ -65,6 +65,8 @@ class Sequential:
         starts at a multiple of 16 elements, the gaps are 0.
     history : History or None
         Of the last ``fit``, also of one that was interrupted.
+    optimizer : Optimizer or None
+        Of the last ``fit``.
     plan : fastnn.kernels.Plan or None
         The recorded step of the last ``fit``; ``print(model.plan)`` lists its operations. It
         keeps that run's data alive; set it to None to let go.
@@ -103,6 +105,7 @@ class Sequential:
         self.input_shape: tuple[int, ...] | None = None
         self.output_shape: tuple[int, ...] | None = None
         self.history: History | None = None
+        self.optimizer: Optimizer | None = None
         self.plan: Any = None
         self._loss: Loss = CrossEntropy()
         self._reset()
@@ -255,9 +258,10 @@ class Sequential:
         epochs: int = 1,
         batch_size: int | None = 32,
         validation_data: tuple[ArrayLike, ArrayLike] | None = None,
+        validation_every: int | None = None,
         sample_weight: ArrayLike | None = None,
         class_weight: Mapping[int, float] | None = None,
-        callbacks: Iterable[Callback] | None = None,
+        callbacks: Iterable[Callback | Callable[["Sequential", History], object]] | None = None,
         verbose: int = 1,
         shuffle: bool = True,
         seed: int | None = None,
@@ -283,14 +287,16 @@ class Sequential:
             None takes all samples in one step. The last batch of an epoch may be smaller.
         validation_data : (x, y), optional
             Measured after each epoch.
+        validation_every : int, optional
+            Measure them every so many steps, too; the figures are in ``history.iterations``.
         sample_weight : (N,) array_like, optional
             Factors on the samples' losses; samples of weight 0 count in nothing. The loss is the
             weighted sum over the number of samples that count.
         class_weight : dict of int to float, optional
             The same by class number, 1 for classes that it leaves out; both together multiply.
-        callbacks : iterable of callable, optional
-            Each is called after each epoch with the model and the history; one that returns True
-            ends the run.
+        callbacks : iterable of Callback or callable, optional
+            A function is called after each epoch with the model and the history; if it returns
+            True, the run ends.
         verbose : {0, 1, 2}
             Silent; a progress bar on a terminal; a line per epoch, always.
         shuffle : bool
@@ -325,10 +331,14 @@ class Sequential:
         for name, flag in (("shuffle", shuffle), ("eager", eager), ("fuse", fuse)):
             if not isinstance(flag, (bool, np.bool_)):
                 raise TypeError(f"{name}: got {flag!r}, expected True or False")
-        hooks = [] if callbacks is None else _functions(callbacks)
+        hooks = to_callbacks(callbacks)
         seed = self.seed if seed is None else _seed(seed)
         if batch_size is not None:
             check_integer("batch_size", batch_size, 1)
+        if validation_every is not None:
+            check_integer("validation_every", validation_every, 1)
+            if validation_data is None:
+                raise ValueError("validation_every: expected with validation_data only")
         self._claim()
         try:
             data = self._data(x, y, chosen, "x", "y", sample_weight, class_weight)
@@ -354,8 +364,9 @@ class Sequential:
                 eager=bool(eager),
                 fuse=bool(fuse),
             )
-            self._loss, self.plan = chosen, trainer.plan
-            self._run(trainer, measure, history, epochs, verbose, hooks)
+            self._loss, self.optimizer, self.plan = chosen, updater, trainer.plan
+            run = Run(self, history, trainer, measure, validation_every, hooks)
+            run.train(epochs, Progress(verbose, epochs, trainer.samples))
         finally:
             self.__dict__.pop("_fitter", None)
         return history
@@ -367,51 +378,6 @@ class Sequential:
         if owner != me and owner in {thread.ident for thread in threading.enumerate()}:
             raise RuntimeError("fit: another thread is fitting this model; wait for it to end")
         self._fitter = me
-
-    def _run(
-        self,
-        trainer: Trainer,
-        measure: Trainer | None,
-        history: History,
-        epochs: int,
-        verbose: int,
-        hooks: list[Callback],
-    ) -> None:
-        state = trainer.state
-        assert state is not None
-        progress = Progress(verbose, epochs, trainer.samples)
-        epoch, what = 0, ""
-        try:
-            with trainer.interrupts:
-                trainer.interrupts.release()
-                for epoch in range(epochs):
-                    progress.start(epoch)
-                    what = "batch"
-                    try:
-                        trainer.run_epoch(state.epoch, progress.update)
-                    finally:
-                        # Once begun, the books are brought to their end, to agree with the weights.
-                        trainer.interrupts.hold = True
-                        trainer.close_epoch(history)
-                        trainer.interrupts.release()
-                    if measure is not None:
-                        what = "validation batch"
-                        measure.run_epoch()
-                        figures = measure.figures().items()
-                        history.add({f"val_{name}": value for name, value in figures})
-                    progress.finish(history)
-                    # All are called, so that one that ends the run does not hide it from others.
-                    if any([hook(self, history) is True for hook in hooks]):
-                        break
-        except DivergenceError as error:
-            raise DivergenceError(
-                f"epoch {epoch + 1}, {what} {error.batch}: {error}",
-                epoch=epoch + 1,
-                batch=error.batch,
-                layer=error.layer,
-            ) from None
-        finally:
-            progress.close()
 
     def _data(
         self,
@@ -624,13 +590,6 @@ def _seed(seed: int | None) -> int:
     if seed is None:
         return int.from_bytes(os.urandom(8), "little")
     return check_integer("seed", seed, 0, 2**64 - 1)
-
-
-def _functions(callbacks: Iterable[Callback]) -> list[Callback]:
-    functions = list(callbacks) if isinstance(callbacks, Iterable) else None
-    if functions is None or not all(callable(function) for function in functions):
-        raise TypeError(f"callbacks: got {callbacks!r}, expected a list of functions")
-    return functions
 
 
 def _expand(layers: Sequence[Layer]) -> list[Layer]:

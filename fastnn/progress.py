@@ -4,6 +4,7 @@ Leaves the figures to the history.
 """
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from fastnn.history import History
@@ -47,11 +48,12 @@ class Progress:
         if self._bar is not None:
             self._bar.update(samples)
 
-    def finish(self, history: History) -> None:
-        """End an epoch with its figures, the history's last."""
+    def finish(self, history: History, remarks: Sequence[str] = ()) -> None:
+        """End an epoch with its figures, the history's last, and what callbacks remark."""
         self.close()
         if self._verbose:
-            shown = "  ".join(f"{name} {values[-1]:.4f}" for name, values in history.items())
+            figures = [f"{name} {values[-1]:.4f}" for name, values in history.items()]
+            shown = "  ".join([*figures, *filter(None, remarks)])
             rate = f"{history.samples_per_second[-1]:,.0f} samples/s"
             print(f"{self._title}  {shown}  {history.seconds[-1]:.2f} s  {rate}", flush=True)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -228,7 +228,13 @@ class Trainer:
         if data.weights is not None:
             k.gather_rows(data.weights, self._rows, 1.0, self.clock, ws.weights)
 
-    def run_epoch(self, epoch: int = 0, report: Callable[[int], None] = lambda done: None) -> None:
+    def run_epoch(
+        self,
+        epoch: int = 0,
+        report: Callable[[int], None] = lambda done: None,
+        pauses: Iterable[int] = (),
+        pause: Callable[[], None] = lambda: None,
+    ) -> None:
         """Pass once over the data.
 
         Parameters
@@ -237,6 +243,9 @@ class Trainer:
             Counted from 0; with the seed it decides the order of the rows.
         report : callable
             Called with the number of samples done since its last call, every 50 ms or so.
+        pauses : iterable of int
+            After so many batches of this epoch, in order, ``pause`` is called; its time does not
+            count.
 
         Raises
         ------
@@ -252,14 +261,26 @@ class Trainer:
             generator(self.seed, epoch).shuffle(self._rows)
         if self.optimizer is not None:
             self.optimizer.fill(self._lr, int(self.clock[1]))
+        for stop in pauses:
+            self._run_to(stop, report)
+            began = time.perf_counter()
+            pause()
+            self._start += time.perf_counter() - began
+        self._run_to(self.batches, report)
+
+    def _run_to(self, stop: int, report: Callable[[int], None]) -> None:
+        """Make the steps up to batch ``stop`` of this epoch."""
+        end = 0
         for (ws, steps), plan in zip(self.parts, self.plans, strict=True):
+            end += steps
+            left = min(stop, end) - int(self.clock[2])
             if plan is None:
-                self._run_eagerly(ws, steps, report)
+                self._run_eagerly(ws, left, report)
             else:
-                self._replay(plan, ws, steps, report)
+                self._replay(plan, ws, left, report)
 
     def _replay(self, plan: Any, ws: Workspace, steps: int, report: Callable[[int], None]) -> None:
-        while steps:
+        while steps > 0:
             done = plan.replay(steps)
             if plan.stopped:
                 raise self._diverged(ws)
