@@ -28,9 +28,10 @@ if EMULATE:  # tests the 16-lane code on a CPU that has only AVX2
 EXTRA = os.environ.get("FASTNN_CFLAGS", "").split()
 
 # compiled once per instruction set; the other files of csrc/ once in all
-KERNELS = ["tile", "gemm", "conv2d", "elementwise", "loss", "norms", "optimizer", "step", "table"]
+KERNELS = ["tile", "gemm", "conv2d", "elementwise", "loss", "norms", "optimizer", "rnn", "step"]
+KERNELS += ["table"]
 SHARED = ["threads", "plan", "dispatch"]
-MODULES = ["plan", "dense", "conv2d", "elementwise", "loss", "norms", "optimizer", "step"]
+MODULES = ["plan", "dense", "conv2d", "elementwise", "loss", "norms", "optimizer", "rnn", "step"]
 
 CFLAGS = [
     "-std=gnu11",

@@ -308,3 +308,13 @@ KERNEL(softmax_backward) {
     }
     return FNN_OK;
 }
+
+/* out = x + y */
+KERNEL(add) {
+    int64_t lo, hi;
+    fnn_range(a->n, 16 * VL, part, &lo, &hi);
+    int64_t i = lo;
+    for (; i + VL <= hi; i += VL) v_store(a->out + i, v_load(a->x + i) + v_load(a->y + i));
+    if (i < hi) v_store_n(a->out + i, v_load_n(a->x + i, (int)(hi - i)) + v_load_n(a->y + i, (int)(hi - i)), (int)(hi - i));
+    return FNN_OK;
+}

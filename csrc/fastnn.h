@@ -34,6 +34,9 @@ enum { FNN_OK, FNN_STOP, FNN_PAST_END };
     X(conv2d_backward_x)                                                                           \
     X(conv2d_backward_w)                                                                           \
     X(sum_rows)                                                                                    \
+    X(recurrent_forward)                                                                           \
+    X(recurrent_backward)                                                                          \
+    X(add)                                                                                         \
     X(relu_forward)                                                                                \
     X(relu_backward)                                                                               \
     X(leaky_relu_forward)                                                                          \
@@ -156,8 +159,29 @@ typedef struct {
 /* out (C) = sum over rows of x (N, C), each `stride` floats after the other */
 typedef struct { const float *x; int64_t stride; float *out; int64_t n, c; } fnn_sum_rows_args;
 
+/* Recurrent layers, in step order; lengths, h0, c0, bh, gates, cs, extra, dzh, dc and dx where the cell has
+ * them or they are wanted, else NULL; see csrc/rnn.c. */
+typedef enum { FNN_RNN_TANH, FNN_RNN_RELU, FNN_LSTM, FNN_GRU } fnn_cell;
+typedef struct {
+    fnn_cell cell;
+    bool reverse, sequences;
+    int64_t n, t, i, h, d, column;
+    const int32_t *lengths;
+    const float *x, *h0, *c0, *wx, *wh, *b, *bh;
+    float *xs, *gates, *hs, *cs, *extra, *out;
+} fnn_recurrent_forward_args;
+typedef struct {
+    fnn_cell cell;
+    bool reverse, sequences;
+    int64_t n, t, i, h, d, column, bptt_steps;
+    const int32_t *lengths;
+    const float *dout, *wx, *wh, *gates, *hs, *cs, *extra;
+    float *dz, *dzh, *dh, *dc, *dx;
+} fnn_recurrent_backward_args;
+
 /* elementwise, n values; out may be x, dx may be dout */
 typedef struct { const float *x; float *out; int64_t n; } fnn_map_args;
+typedef struct { const float *x, *y; float *out; int64_t n; } fnn_add_args;
 typedef struct { const float *dout, *out; float *dx; int64_t n; } fnn_map_backward_args;
 typedef fnn_map_args fnn_relu_forward_args, fnn_sigmoid_forward_args, fnn_tanh_forward_args;
 typedef fnn_map_backward_args fnn_relu_backward_args, fnn_sigmoid_backward_args, fnn_tanh_backward_args;

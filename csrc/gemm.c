@@ -192,20 +192,31 @@ KERNEL(dense_backward_x) {
     return FNN_OK;
 }
 
-void FN(column_sums)(const float *d, int64_t n, ptrdiff_t stride, int64_t lo, int64_t hi, finish finish, float scale, float *c) {
-    for (int64_t j = lo; j < hi; j += VL) {
-        const int lanes = (int)min64(VL, hi - j);
-        vf sum[4] = {{0}, {0}, {0}, {0}};
-        int64_t i = 0;
-        for (; i + 4 <= n; i += 4)
-            for (int u = 0; u < 4; u++) sum[u] += load_part(d + (i + u) * stride + j, lanes);
-        for (; i < n; i++) sum[0] += load_part(d + i * stride + j, lanes);
-        vf total = (sum[0] + sum[1]) + (sum[2] + sum[3]);
-        if (finish == ADD) total += load_part(c + j, lanes);
-        if (finish == ADD_SCALED) total = v_fma(v_set1(scale), total, load_part(c + j, lanes));
-        if (lanes == VL) v_store(c + j, total);
-        else v_store_n(c + j, total, lanes);
+/* of `vectors` vectors from column j on, the last one with `lanes` lanes: odd and even rows apart */
+INLINE void sum_columns(const int vectors, int lanes, const float *d, int64_t n, ptrdiff_t stride, finish finish, float scale, float *c) {
+    vf sum[2][4] = {{{0}}};
+    int64_t i = 0;
+    for (; i + 2 <= n; i += 2, d += 2 * stride)
+        for (int v = 0; v < vectors; v++) {
+            const int here = v < vectors - 1 ? VL : lanes;
+            sum[0][v] += load_part(d + v * VL, here);
+            sum[1][v] += load_part(d + stride + v * VL, here);
+        }
+    for (int v = 0; v < vectors; v++) {
+        const int here = v < vectors - 1 ? VL : lanes;
+        vf total = sum[0][v] + sum[1][v];
+        if (i < n) total += load_part(d + v * VL, here);
+        if (finish == ADD) total += load_part(c + v * VL, here);
+        if (finish == ADD_SCALED) total = v_fma(v_set1(scale), total, load_part(c + v * VL, here));
+        if (here == VL) v_store(c + v * VL, total);
+        else v_store_n(c + v * VL, total, here);
     }
+}
+
+void FN(column_sums)(const float *d, int64_t n, ptrdiff_t stride, int64_t lo, int64_t hi, finish finish, float scale, float *c) {
+    int64_t j = lo;
+    for (; j + 4 * VL <= hi; j += 4 * VL) sum_columns(4, VL, d + j, n, stride, finish, scale, c + j);
+    for (; j < hi; j += VL) sum_columns(1, (int)min64(VL, hi - j), d + j, n, stride, finish, scale, c + j);
 }
 
 KERNEL(sum_rows) {

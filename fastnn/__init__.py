@@ -25,12 +25,16 @@ from fastnn.initializers import (
     HeUniform,
     Initializer,
     Ones,
+    Orthogonal,
     RandomNormal,
     RandomUniform,
     Zeros,
 )
 from fastnn.layers import (
     GELU,
+    GRU,
+    LSTM,
+    RNN,
     Conv2D,
     ConvTranspose2D,
     Dense,
@@ -65,9 +69,12 @@ _LAZY = ("datasets",)
 
 __all__ = [
     "GELU",
+    "GRU",
     "L1",
     "L1L2",
     "L2",
+    "LSTM",
+    "RNN",
     "SGD",
     "Adam",
     "AdamW",
@@ -102,6 +109,7 @@ __all__ = [
     "MeanSquaredError",
     "Ones",
     "Optimizer",
+    "Orthogonal",
     "RMSProp",
     "RandomNormal",
     "RandomUniform",

@@ -17,6 +17,7 @@ __all__ = [
     "Array",
     "DivergenceError",
     "check_finite",
+    "check_flag",
     "check_integer",
     "check_real",
     "check_shape",
@@ -92,6 +93,26 @@ def check_integer(name: str, value: object, low: int, high: int | None = None) -
     if number < low or (high is not None and number > high):
         raise ValueError(f"{name}: got {number}, {expected}")
     return number
+
+
+def check_flag(name: str, value: object) -> bool:
+    """Return ``value``, True or False.
+
+    Raises
+    ------
+    TypeError
+        If it is something else, even 0 or 1.
+
+    Examples
+    --------
+    >>> check_flag("use_bias", 1)
+    Traceback (most recent call last):
+    ...
+    TypeError: use_bias: got 1, expected True or False
+    """
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: got {value!r:.60}, expected True or False")
+    return bool(value)
 
 
 def check_real(

@@ -20,6 +20,7 @@ __all__ = [
     "HeUniform",
     "Initializer",
     "Ones",
+    "Orthogonal",
     "RandomNormal",
     "RandomUniform",
     "Zeros",
@@ -140,6 +141,28 @@ class HeNormal(Initializer):
         return rng.normal(0, math.sqrt(2 / fans(shape)[0]), shape)
 
 
+class Orthogonal(Initializer):
+    """Square blocks of orthonormal columns (Saxe et al. 2014), so that a product keeps lengths.
+
+    The last axis is cut in blocks as wide as there are rows: one per gate of a recurrent layer.
+
+    Examples
+    --------
+    >>> w = Orthogonal()((3, 6), np.random.default_rng(0))
+    >>> [bool(np.allclose(block.T @ block, np.eye(3))) for block in (w[:, :3], w[:, 3:])]
+    [True, True]
+    """
+
+    def __call__(self, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+        rows, columns = math.prod(shape[:-1]), shape[-1]
+        blocks = []
+        for start in range(0, columns, rows):
+            wide = min(rows, columns - start)
+            q, r = np.linalg.qr(rng.normal(size=(rows, wide)))
+            blocks.append(q * np.sign(np.diag(r)))  # else not uniform over all rotations
+        return np.concatenate(blocks, axis=1).reshape(shape)
+
+
 INITIALIZERS: dict[str, type[Initializer]] = {
     "glorot_uniform": GlorotUniform,
     "glorot_normal": GlorotNormal,
@@ -154,5 +177,6 @@ INITIALIZERS: dict[str, type[Initializer]] = {
     "gaussian": RandomNormal,
     "normal": RandomNormal,
     "ones": Ones,
+    "orthogonal": Orthogonal,
     "zeros": Zeros,
 }

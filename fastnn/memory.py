@@ -108,6 +108,8 @@ class Workspace:
         Left out: its output is its input.
     target : (shape, dtype), optional
         Of one sample's target, to get a buffer for the batch's.
+    lengths : bool
+        Whether the samples are sequences of different lengths, to get a buffer for the batch's.
     weights : int
         How many weights of the loss a sample has, to get a buffer for the batch's.
 
@@ -120,6 +122,8 @@ class Workspace:
     dout : (n, *shape) or None
         Gradient of ``out``; None when nothing is to be trained.
     target : (n, *shape) or None
+    lengths : (n,) int32 or None
+        Of the sequences.
     weights : (n, weights) or None
     stages : list of Stage
         Layers that compute, in order.
@@ -149,6 +153,7 @@ class Workspace:
         skip: Layer | None = None,
         target: tuple[tuple[int, ...], DTypeLike] | None = None,
         weights: int = 0,
+        lengths: bool = False,
     ) -> None:
         self.dtype = np.dtype(dtype)
         self._layers = list(layers)
@@ -158,6 +163,7 @@ class Workspace:
         self._skip = skip
         self._target = target
         self._weights = weights
+        self._with_lengths = lengths
         self._capacity = n
         self._sizes: list[int] = []
         self._places: list[_Place] = []
@@ -223,6 +229,7 @@ class Workspace:
             None if self._target is None else self._buffer((n, *self._target[0]), self._target[1])
         )
         self._weights_buffer = self._buffer((n, self._weights)) if self._weights else None
+        self._lengths_buffer = self._buffer((n,), np.int32) if self._with_lengths else None
 
     def _lay_out_gradients(self) -> None:
         n, layers = self._capacity, self._layers
@@ -270,6 +277,9 @@ class Workspace:
             shape, dtype = self._target
             self.target = self._view(self._target_buffer, (n, *shape), dtype)
         self.weights = view(self._weights_buffer, (self._weights,))
+        self.lengths = None
+        if self._lengths_buffer is not None:
+            self.lengths = self._view(self._lengths_buffer, (n,), np.int32)
         self.stages = []
         for layer, place in zip(self._layers, self._places, strict=True):
             if self._is_view(layer):
@@ -283,7 +293,11 @@ class Workspace:
                 view(place.dout, layer.output_shape),
                 view(place.dx, layer.input_shape),
                 SimpleNamespace(
-                    **arrays, training=self._training, clock=self._clock, seed=self._seed
+                    **arrays,
+                    training=self._training,
+                    clock=self._clock,
+                    seed=self._seed,
+                    lengths=self.lengths,
                 ),
             )
             self.stages.append(stage)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,8 @@ class Case:
     inplace: tuple[str, str] | None = None
     smallest: int = 0  # a mean needs an element
     scratch: tuple[str, ...] = ()
+    bounds: Callable[[Args], Args] | None = None  # error bounds of sums, from the exact arguments
+    whole: Args = field(default_factory=dict)  # with these, the gradient is exact
 
     def arguments(self, sizes: Sizes, seed: int = 0) -> Args:
         """Fresh arguments, in the order of the kernel's signature."""
@@ -154,11 +156,13 @@ def changed(index: int, value: int) -> Callable[[np.ndarray], np.ndarray]:
     return change
 
 
-def gradient_of(forward: str, wrt: dict[str, str]) -> Callable[[Rng, Sizes], Args]:
+def gradient_of(
+    forward: str, wrt: dict[str, str], inputs: Callable[[Rng, Sizes], Args] | None = None
+) -> Callable[[Rng, Sizes], Args]:
     """Build a backward kernel's arguments: the forward's inputs, its outputs, random ``dout``."""
 
     def build(rng: Rng, sizes: Sizes) -> Args:
-        args = CASES[forward].build(rng, sizes)
+        args = (inputs or CASES[forward].build)(rng, sizes)
         exact = in_float64({name: args[name] for name in parameters(forward)})
         getattr(reference, forward)(*exact.values())
         for name in CASES[forward].outputs:
@@ -263,6 +267,118 @@ def pixels(name: str) -> Callable[[Args], int]:
 def weights_per(axis: int) -> Callable[[Args], int]:
     """The number of weights per channel on an axis of w."""
     return lambda args: args["w"].size // args["w"].shape[axis]
+
+
+def build_recurrent(gates: int, always: float = 0.0) -> Callable[[Rng, Sizes], Args]:
+    """Build a sequence; ``always=1`` gives first states, whose gradient is then an output."""
+
+    def build(rng: Rng, sizes: Sizes) -> Args:
+        n, t, i, h = (sizes[letter] for letter in "NTIH")
+        if n * t * (i + h) * h > 3e7:
+            n, t, i, h = 1 + n % 9, 1 + t % 7, 1 + i % 33, 1 + h % 40
+        lengths = rng.integers(1, t + 1, n).astype(np.int32) if rng.random() < 0.4 else None
+        scale = 1 / np.sqrt(i + h)
+        return {
+            "x": normal(rng, n, t, i),
+            "h0": normal(rng, n, h, scale=0.5) if rng.random() < 0.5 + always else None,
+            "c0": normal(rng, n, h, scale=0.5) if rng.random() < 0.5 + always else None,
+            "lengths": lengths,
+            "wx": normal(rng, i, gates * h, scale=scale),
+            "wh": normal(rng, h, gates * h, scale=scale),
+            "b": normal(rng, gates * h) if rng.random() < 0.7 else None,
+            "bh": normal(rng, h) if rng.random() < 0.7 else None,
+            "relu": bool(rng.random() < 0.3),
+            "reverse": bool(rng.random() < 0.3),
+            "column": 0,
+            "bptt_steps": int(rng.integers(1, t + 1)) if rng.random() < 0.2 else 0,
+            "xs": empty(t, n, i),
+            "gates": empty(t, n, gates * h),
+            "hs": empty(t + 1, n, h),
+            "cs": empty(t + 1, n, h),
+            "tanh_c": empty(t, n, h),
+            "hn": empty(t, n, h),
+            "dz": empty(t, n, gates * h),
+            "dzh": empty(t, n, gates * h),
+            "dh": empty(n, h),
+            "dc": empty(n, h),
+            "out": empty(n, t if rng.random() < 0.5 else 1, h),
+        }
+
+    return build
+
+
+def build_recurrent_backward(cell: str, gates: int) -> Callable[[Rng, Sizes], Args]:
+    wrt = {"x": "dx", "wx": "dwx", "wh": "dwh", "b": "db", "bh": "dbh"}
+
+    def build(rng: Rng, sizes: Sizes) -> Args:
+        args = gradient_of(f"{cell}_forward", wrt, build_recurrent(gates, always=1.0))(rng, sizes)
+        if rng.random() < 0.3:
+            args["dx"] = None
+        return args
+
+    return build
+
+
+def bounds_of_weights(exact: Args) -> Args:
+    """Error bounds of the gradients of recurrent weights, which are products over all steps."""
+    dz, states = abs(exact["dz"]), abs(exact["hs"][:-1])
+    dzh = abs(exact.get("dzh", exact["dz"]))
+    sums = {
+        "dwx": np.tensordot(abs(exact["xs"]), dz, axes=((0, 1), (0, 1))),
+        "dwh": np.tensordot(states, dzh, axes=((0, 1), (0, 1))),
+        "db": dz.sum(axis=(0, 1)),
+        "dbh": dzh.sum(axis=(0, 1))[-states.shape[2] :],
+    }
+    return {name: 1e-5 + 4 * (dz[..., 0].size + 1) * UNIT * s for name, s in sums.items()}
+
+
+def recurrent(cell: str, gates: int, saved: tuple[str, ...], states: tuple[str, ...]) -> list[Case]:
+    """The two kernels of a cell."""
+    sizes = [
+        dict(zip("NTIH", s, strict=True))
+        for s in [
+            (1, 1, 1, 1), (3, 2, 7, 9), (8, 5, 8, 8), (9, 3, 17, 16), (2, 28, 5, 33),
+            (17, 4, 31, 7), (1, 28, 28, 32), (5, 3, 1, 15),
+        ]
+    ]  # fmt: skip
+    wrt = {"x": "dx", "wx": "dwx", "wh": "dwh", "b": "db"}
+    wrt |= {"h0": "dh"} | ({"c0": "dc"} if "dc" in states else {})
+    wrt |= {"bh": "dbh"} if cell == "gru" else {}
+    bench = {"N": 64, "T": 28, "I": 28, "H": 64}
+    errors: list[tuple[str, Any]] = [
+        ("wx", "longer"),
+        ("wh", "rows"),
+        ("lengths", lambda lengths: np.full(9, 10, np.int32)),
+        ("lengths", lambda lengths: np.zeros(9, np.int32)),
+        ("column", 1),
+        ("column", -1),
+        ("hs", "rows"),
+        ("xs", "longer"),
+    ]
+    return [
+        Case(
+            f"{cell}_forward",
+            build_recurrent(gates),
+            sizes,
+            bench,
+            outputs=("xs", *saved, "out"),
+            smallest=1,
+            errors=[*errors, ("x", "rows"), ("b", "longer"), ("h0", "longer"), ("out", "rows")],
+        ),
+        Case(
+            f"{cell}_backward",
+            build_recurrent_backward(cell, gates),
+            sizes,
+            bench,
+            outputs=(*states, *wrt.values()),
+            forward=f"{cell}_forward",
+            wrt=wrt,
+            bounds=bounds_of_weights,
+            whole={"bptt_steps": 0},
+            smallest=1,
+            errors=[*errors, ("dx", "rows"), ("dwh", "longer"), ("dz", "rows"), ("bptt_steps", -1)],
+        ),
+    ]
 
 
 def build_map(rng: Rng, sizes: Sizes) -> Args:
@@ -595,6 +711,22 @@ TABLE = [
         smallest=1,
         scratch=("scratch",),
         errors=[*BAD_CONVS[:-2], *BAD_CONV_GRADIENTS],
+    ),
+    *recurrent("rnn", 1, ("hs",), ("dz", "dh")),
+    *recurrent("lstm", 4, ("gates", "hs", "cs", "tanh_c"), ("dz", "dh", "dc")),
+    *recurrent("gru", 3, ("gates", "hn", "hs"), ("dz", "dzh", "dh")),
+    Case(
+        "add",
+        lambda rng, sizes: {
+            "x": normal(rng, sizes["n"]),
+            "y": normal(rng, sizes["n"]),
+            "out": empty(sizes["n"]),
+        },
+        VECTORS,
+        VECTOR_BENCH,
+        outputs=("out",),
+        inplace=("x", "out"),
+        errors=[("x", "longer"), ("y", "longer"), ("out", "longer")],
     ),
     *activation("relu"),
     *activation("leaky_relu", *BAD_SLOPES),

@@ -18,7 +18,8 @@ from fastnn.reference._philox import philox4x32
 
 EXAMPLES = int(os.environ.get("FASTNN_EXAMPLES", "100"))
 OPTIONAL = {"b", "dx", "db", "rows", "correct", "corrects", "velocity", "weights", "scratch"}
-STEMS = ("conv2d", "dense", "elementwise", "loss", "norms", "optimizer", "step")
+OPTIONAL |= {"h0", "c0", "lengths", "bh", "dbh"}
+STEMS = ("conv2d", "dense", "elementwise", "loss", "norms", "optimizer", "rnn", "step")
 
 every_kernel = pytest.mark.parametrize("case", TABLE, ids=lambda case: case.name)
 every_gradient = pytest.mark.parametrize(
@@ -65,8 +66,10 @@ def bits(written: Args) -> dict[str, bytes]:
 
 def check_against_reference(case: Case, sizes: Sizes, seed: int = 0) -> None:
     args = fresh(case, sizes, seed)
-    wanted = run(reference, case, in_float64(args))
+    exact_args = in_float64(args)
+    wanted = run(reference, case, exact_args)
     bounds = product_bound(case, args, sizes) if case.terms else {}
+    bounds = case.bounds(exact_args) if case.bounds else bounds
     before = copy(args)
     for name, value in args.items():
         kept = name not in case.outputs + case.updated + case.scratch
@@ -137,7 +140,7 @@ def gradient_error(case: Case, sizes: Sizes, seed: int) -> dict[str, float]:
     assert case.forward is not None and case.wrt is not None
     forward = CASES[case.forward]
     args = case.build(np.random.default_rng([seed, *sizes.values()]), sizes)
-    args = in_float64({n: v for n, v in args.items() if n not in case.wrt.values()})
+    args = in_float64({n: v for n, v in args.items() if n not in case.wrt.values()}) | case.whole
     for name, gradient in case.wrt.items():
         if args[name] is not None:
             args[gradient] = np.full_like(args[name], np.nan)

@@ -84,6 +84,20 @@ MIDDLE = {
         fnn.ConvTranspose2D(1, 2, use_bias=False),
         fnn.Flatten(),
     ],
+    "RNN": lambda: [fnn.Reshape((2, 3)), fnn.RNN(4)],
+    "RNN relu": lambda: [
+        fnn.Reshape((3, 2)),
+        fnn.RNN(3, True, "relu", bias_initializer="random_normal"),
+        fnn.Flatten(),
+    ],
+    "LSTM": lambda: [fnn.Reshape((3, 2)), fnn.LSTM(2, True), fnn.LSTM(3)],
+    "GRU": lambda: [fnn.Reshape((3, 2)), fnn.GRU(2, True), fnn.GRU(3, use_bias=False)],
+    "both directions": lambda: [
+        fnn.Reshape((3, 2)),
+        fnn.RNN(2, True, bidirectional=True),
+        fnn.LSTM(2, True, bidirectional=True),
+        fnn.GRU(2, bidirectional=True),
+    ],
     "in place after in place": lambda: [
         fnn.Sigmoid(),
         fnn.LeakyReLU(),

@@ -1,6 +1,7 @@
 """Convolution and transposed convolution: shape checks in front of csrc/conv2d.c."""
 
 from fastnn.kernels.csrc cimport *
+from fastnn.kernels.dense cimport sum_rows
 from fastnn.kernels.plan cimport submit
 
 from fastnn.windows import output_size as _output_size
@@ -92,12 +93,6 @@ cdef backward_x(fnn_conv2d f, const float[:, :, :, ::1] dout, const float[:, :, 
         FNN_OP_conv2d_backward_x, &args, sizeof(args), flops(&f),
         (dout.base, w.base, None if b is None else b.base), (dx.base,),
     )
-
-
-cdef sum_rows(const float[:, ::1] x, int64_t start, object out, float *to, int64_t n):
-    cdef fnn_sum_rows_args args
-    args.x, args.stride, args.out, args.n, args.c = &x[0, start], x.shape[1], to, x.shape[0], n
-    submit(FNN_OP_sum_rows, &args, sizeof(args), <double>args.n * args.c, (x.base,), (out,))
 
 
 cdef backward_w(

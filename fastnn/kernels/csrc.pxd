@@ -14,6 +14,9 @@ cdef extern from "fastnn.h" nogil:
         FNN_OP_conv2d_backward_x
         FNN_OP_conv2d_backward_w
         FNN_OP_sum_rows
+        FNN_OP_recurrent_forward
+        FNN_OP_recurrent_backward
+        FNN_OP_add
         FNN_OP_relu_forward
         FNN_OP_relu_backward
         FNN_OP_leaky_relu_forward
@@ -130,6 +133,55 @@ cdef extern from "fastnn.h" nogil:
         int64_t stride
         float *out
         int64_t n, c
+
+    ctypedef enum fnn_cell:
+        FNN_RNN_TANH
+        FNN_RNN_RELU
+        FNN_LSTM
+        FNN_GRU
+
+    ctypedef struct fnn_recurrent_forward_args:
+        fnn_cell cell
+        cbool reverse, sequences
+        int64_t n, t, i, h, d, column
+        const int32_t *lengths
+        const float *x
+        const float *h0
+        const float *c0
+        const float *wx
+        const float *wh
+        const float *b
+        const float *bh
+        float *xs
+        float *gates
+        float *hs
+        float *cs
+        float *extra
+        float *out
+
+    ctypedef struct fnn_recurrent_backward_args:
+        fnn_cell cell
+        cbool reverse, sequences
+        int64_t n, t, i, h, d, column, bptt_steps
+        const int32_t *lengths
+        const float *dout
+        const float *wx
+        const float *wh
+        const float *gates
+        const float *hs
+        const float *cs
+        const float *extra
+        float *dz
+        float *dzh
+        float *dh
+        float *dc
+        float *dx
+
+    ctypedef struct fnn_add_args:
+        const float *x
+        const float *y
+        float *out
+        int64_t n
 
     ctypedef struct fnn_map_args:
         const float *x

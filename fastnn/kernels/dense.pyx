@@ -51,6 +51,13 @@ cdef run_gemm(
     submit(FNN_OP_gemm, &args, sizeof(args), 2.0 * args.m * args.n * k, (a.base, b.base), (out.base,))
 
 
+cdef sum_rows(const float[:, ::1] x, int64_t start, object out, float *to, int64_t n):
+    """to (n,) = the sum over rows of columns [start, start + n) of x; `out` is the array behind `to`."""
+    cdef fnn_sum_rows_args args
+    args.x, args.stride, args.out, args.n, args.c = &x[0, start], x.shape[1], to, x.shape[0], n
+    submit(FNN_OP_sum_rows, &args, sizeof(args), <double>args.n * args.c, (x.base,), (out,))
+
+
 cdef check_dense(str kernel, const float[:, ::1] x, const float[:, ::1] w, const float[::1] b, const float[:, ::1] out):
     if (
         x.shape[1] != w.shape[0]

@@ -26,6 +26,15 @@ cdef map_backward(str kernel, fnn_op op, const float[::1] dout, const float[::1]
     submit(op, &args, sizeof(args), <double>CHEAP * args.n, (dout.base, out.base), (dx.base,))
 
 
+def add(const float[::1] x not None, const float[::1] y not None, float[::1] out not None):
+    """out = x + y, all (n,)."""
+    cdef fnn_add_args args
+    same("add", "y", y.shape[0], "x", x.shape[0])
+    same("add", "out", out.shape[0], "x", x.shape[0])
+    args.x, args.y, args.out, args.n = &x[0], &y[0], &out[0], x.shape[0]
+    submit(FNN_OP_add, &args, sizeof(args), <double>CHEAP * args.n, (x.base, y.base), (out.base,))
+
+
 def relu_forward(const float[::1] x not None, float[::1] out not None):
     """out = maximum(x, 0), for x and out (n,)."""
     map_forward("relu_forward", FNN_OP_relu_forward, CHEAP, x, out)

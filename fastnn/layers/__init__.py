@@ -8,10 +8,14 @@ from fastnn.layers.base import Layer
 from fastnn.layers.conv2d import Conv2D, ConvTranspose2D
 from fastnn.layers.dense import Dense
 from fastnn.layers.dropout import Dropout
+from fastnn.layers.recurrent import GRU, LSTM, RNN
 from fastnn.layers.shape import Flatten, Linear, Reshape
 
 __all__ = [
     "GELU",
+    "GRU",
+    "LSTM",
+    "RNN",
     "Conv2D",
     "ConvTranspose2D",
     "Dense",

@@ -74,7 +74,7 @@ class Layer(Component):
     inplace: ClassVar[bool] = False
     elementwise: ClassVar[bool] = False
     reads_output: ClassVar[bool] = True
-    kernels: ClassVar[tuple[str, ...]] = ()
+    kernels: tuple[str, ...] = ()
 
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
@@ -102,7 +102,8 @@ class Layer(Component):
         """Compute ``out`` (n, *output_shape) from ``x`` (n, *input_shape).
 
         ``saved`` holds the arrays that ``saved()`` declared, and ``training`` (bool), ``seed``
-        (int) and ``clock`` ((3,) int64, see ``fastnn.reference.step``).
+        (int), ``clock`` ((3,) int64, see ``fastnn.reference.step``) and ``lengths`` ((n,) int32 of
+        sequences, or None).
         """
         raise NotImplementedError(f"{type(self).__name__} must define forward")
 

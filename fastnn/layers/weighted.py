@@ -3,7 +3,7 @@
 Leaves shapes, and what is computed, to the layers themselves.
 """
 
-from fastnn.checks import Array
+from fastnn.checks import Array, check_flag
 from fastnn.component import choose
 from fastnn.initializers import INITIALIZERS, Initializer
 from fastnn.layers.activations import ACTIVATIONS
@@ -25,7 +25,7 @@ class Weighted(Layer):
     kernel_regularizer : str or Regularizer, optional
     """
 
-    kernels = ("w",)
+    kernels: tuple[str, ...] = ("w",)
     w: Array
     dw: Array
     b: Array | None = None
@@ -41,9 +41,7 @@ class Weighted(Layer):
     ) -> None:
         if activation is not None:
             self.activation = choose("activation", activation, Layer, ACTIVATIONS)
-        if not isinstance(use_bias, bool):
-            raise TypeError(f"use_bias: got {use_bias!r}, expected True or False")
-        self.use_bias = use_bias
+        self.use_bias = check_flag("use_bias", use_bias)
         self.kernel_initializer = choose(
             "kernel_initializer", kernel_initializer, Initializer, INITIALIZERS
         )

@@ -12,6 +12,7 @@ from fastnn.reference._philox import philox4x32
 from fastnn.reference._shapes import Array, check_shapes
 
 __all__ = [
+    "add",
     "dropout_backward",
     "dropout_forward",
     "gelu_backward",
@@ -29,6 +30,31 @@ __all__ = [
 ]
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
+
+
+def add(x: Array, y: Array, out: Array) -> None:
+    """Sum ``out = x + y``.
+
+    Parameters
+    ----------
+    x, y : (n,) float
+    out : (n,) float, overwritten
+        May be ``x`` itself.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit.
+
+    Examples
+    --------
+    >>> out = np.empty(1)
+    >>> add(np.ones(1), np.ones(1), out)
+    >>> out
+    array([2.])
+    """
+    check_shapes("add", x=(x, "n"), y=(y, "n"), out=(out, "n"))
+    np.add(x, y, out=out)
 
 
 def relu_forward(x: Array, out: Array) -> None:

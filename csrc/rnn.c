@@ -1,0 +1,239 @@
+/* Recurrent layers: the whole sequence forward, and back through time, for a share of the batch.
+ *
+ * Steps are time-major, s = 0, 1, ... in the order of computation.  A step is a product with the packed
+ * recurrent weights, which stay in cache, and the cell's nonlinearity over its result.  Sequences do not
+ * meet, so threads split the batch and never wait inside; the gradients of the weights are products over
+ * all steps at once (gemm), after the sweep back. */
+#include "tile.h"
+#include "vecmath.h"
+
+enum { SPACE = FNN_WORKSPACE / 4 };
+
+INLINE void store_part(float *p, vf x, int n) {
+    if (n == VL) v_store(p, x);
+    else v_store_n(p, x, n);
+}
+
+/* A matrix (k, n), or its transpose (n, k), in rows of `stride`; packed in panels where there is room. */
+typedef struct {
+    const float *w;
+    int64_t k, n, stride;
+    bool transposed;
+    float *packed, *space; /* room for at least one panel in blocks of k */
+    int64_t room;
+} weights;
+
+static void pack_panel(const weights *w, int64_t k0, int64_t k1, int64_t j, float *to) {
+    const int columns = (int)min64(PANEL, w->n - j);
+    if (w->transposed) FN(pack_transposed)(w->w + j * w->stride + k0, w->stride, k1 - k0, columns, to);
+    else FN(pack)(w->w + k0 * w->stride + j, w->stride, k1 - k0, columns, to);
+}
+
+/* Takes from the space what the packed matrix needs, if that leaves a quarter for the others. */
+static weights prepare(const float *w, int64_t k, int64_t n, int64_t stride, bool transposed, bool few, float **space, int64_t *room) {
+    weights m = {w, k, n, stride, transposed, NULL, *space, *room};
+    const int64_t panels = (n + PANEL - 1) / PANEL, size = panels * PANEL * k;
+    if ((few && !transposed) || size > *room - SPACE / 4) return m;
+    m.packed = *space;
+    for (int64_t p = 0; p < panels; p++) pack_panel(&m, 0, k, p * PANEL, m.packed + p * PANEL * k);
+    *space += size;
+    *room -= size;
+    return m;
+}
+
+/* c (rows, n) = a (rows, k) @ w, ended as a tile is */
+static void multiply(const weights *w, float *space, int64_t room, const float *a, ptrdiff_t as, int64_t rows, float *c, ptrdiff_t cs,
+                     finish finish, const float *bias) {
+    const bool direct = !w->packed && !w->transposed && rows <= 4; /* a short tile streams w as it lies */
+    const int64_t wide = direct ? FN(tile_widest)[rows] * VL : PANEL;
+    const int64_t kb = w->packed || direct ? w->k : min64(w->k, room / PANEL);
+    for (int64_t j = 0; j < w->n; j += wide)
+        for (int64_t k = 0; k < w->k; k += kb) {
+            const run all = {0, 0, min64(kb, w->k - k)};
+            const int columns = (int)min64(wide, w->n - j), nv = (columns + VL - 1) / VL;
+            const float *b = direct ? w->w + j : w->packed + j * w->k;
+            if (!direct && !w->packed) {
+                pack_panel(w, k, k + all.k, j, space);
+                b = space;
+            }
+            tile t = {.a = a + k, .as = 1, .b = b, .bs = direct ? w->stride : PANEL, .c = c + j, .cs = cs, .runs = &all, .n_runs = 1,
+                      .last = columns - (nv - 1) * VL, .finish = k > 0 ? ADD : finish, .bias = k + all.k == w->k && bias ? bias + j : NULL};
+            FN(run_tiles)(&t, rows, as, nv, false);
+        }
+}
+
+static int gates_of(fnn_cell cell) { return cell == FNN_LSTM ? 4 : cell == FNN_GRU ? 3 : 1; }
+
+/* i, f, g, o = sigmoid, sigmoid, tanh, sigmoid of z;  c = f*c_prev + i*g;  h = o*tanh(c) */
+static void lstm_cell(float *z, const float *before, int64_t h, float *c, float *tanh_c, float *out) {
+    for (int64_t j = 0; j < h; j += VL) {
+        const int n = (int)min64(VL, h - j);
+        const vf i = v_sigmoid(load_part(z + j, n)), f = v_sigmoid(load_part(z + h + j, n));
+        const vf g = v_tanh(load_part(z + 2 * h + j, n)), o = v_sigmoid(load_part(z + 3 * h + j, n));
+        const vf state = v_fma(f, load_part(before + j, n), i * g), t = v_tanh(state);
+        store_part(z + j, i, n), store_part(z + h + j, f, n), store_part(z + 2 * h + j, g, n), store_part(z + 3 * h + j, o, n);
+        store_part(c + j, state, n), store_part(tanh_c + j, t, n), store_part(out + j, o * t, n);
+    }
+}
+
+/* r, u = sigmoid of z;  n = tanh(z_n + r*hn);  h = (1 - u)*n + u*h_prev */
+static void gru_cell(float *z, const float *hn, const float *before, int64_t h, float *out) {
+    for (int64_t j = 0; j < h; j += VL) {
+        const int lanes = (int)min64(VL, h - j);
+        const vf r = v_sigmoid(load_part(z + j, lanes)), u = v_sigmoid(load_part(z + h + j, lanes));
+        const vf n = v_tanh(v_fma(r, load_part(hn + j, lanes), load_part(z + 2 * h + j, lanes)));
+        store_part(z + j, r, lanes), store_part(z + h + j, u, lanes), store_part(z + 2 * h + j, n, lanes);
+        store_part(out + j, v_fma(u, load_part(before + j, lanes) - n, n), lanes);
+    }
+}
+
+/* h[s+1] = cell(x[t] @ wx + b + h[s] @ wh), t = s or T-1-s; a sequence that has ended keeps its state.
+ * x (N, T, I), wx (I, G*H), wh (H, G*H), b (G*H), xs (T, N, I), gates (T, N, G*H), hs and cs (T+1, N, H),
+ * extra (T, N, H): tanh(c) of an LSTM, h[s] @ wh_n + bh of a GRU; out (N, T or 1, D), columns [column, +H) */
+KERNEL(recurrent_forward) {
+    const int64_t h = a->h, width = gates_of(a->cell) * h;
+    const size_t row = (size_t)h * sizeof(float);
+    int64_t n0, n1;
+    fnn_range(a->n, 1, part, &n0, &n1);
+    const int64_t rows = n1 - n0;
+    if (!rows) return FNN_OK;
+    float *space = fnn_workspace(part);
+    int64_t room = SPACE;
+    const bool gru = a->cell == FNN_GRU, few = rows <= 4;
+    const int64_t joined = gru ? 2 * h : width; /* the columns of wh whose product is added to that of wx */
+    const weights wh = prepare(a->wh, h, joined, width, false, few, &space, &room);
+    const weights whn = gru ? prepare(a->wh + joined, h, h, width, false, few, &space, &room) : wh;
+    const weights wx = prepare(a->wx, a->i, width, width, false, few, &space, &room);
+    for (int64_t n = n0; n < n1; n++) {
+        if (a->h0) memcpy(a->hs + n * h, a->h0 + n * h, row);
+        else memset(a->hs + n * h, 0, row);
+        if (a->c0) memcpy(a->cs + n * h, a->c0 + n * h, row);
+        else if (a->cs) memset(a->cs + n * h, 0, row);
+    }
+    for (int64_t s = 0; s < a->t; s++) {
+        if (fnn_interrupted(part)) return FNN_OK;
+        const int64_t t = a->reverse ? a->t - 1 - s : s, at = (s * a->n + n0) * h, next = at + a->n * h;
+        float *x = a->xs + (s * a->n + n0) * a->i;
+        for (int64_t n = 0; n < rows; n++)
+            memcpy(x + n * a->i, a->x + ((n0 + n) * a->t + t) * a->i, (size_t)a->i * sizeof(float));
+        float *z = a->gates ? a->gates + (s * a->n + n0) * width : a->hs + next;
+        multiply(&wx, space, room, x, a->i, rows, z, width, STORE, a->b);
+        multiply(&wh, space, room, a->hs + at, h, rows, z, width, ADD, NULL);
+        if (gru) multiply(&whn, space, room, a->hs + at, h, rows, a->extra + at, h, STORE, a->bh);
+        if (a->cell == FNN_RNN_TANH || a->cell == FNN_RNN_RELU)
+            FN(activate)(a->cell == FNN_RNN_TANH ? FNN_TANH : FNN_RELU, 0, z, z, rows * h);
+        for (int64_t n = 0; n < rows; n++) {
+            const int64_t here = at + n * h, there = next + n * h;
+            if (a->cell == FNN_LSTM) lstm_cell(z + n * width, a->cs + here, h, a->cs + there, a->extra + here, a->hs + there);
+            if (gru) gru_cell(z + n * width, a->extra + here, a->hs + here, h, a->hs + there);
+            const bool ended = a->lengths && t >= a->lengths[n0 + n];
+            if (ended) {
+                memcpy(a->hs + there, a->hs + here, row);
+                if (a->cs) memcpy(a->cs + there, a->cs + here, row);
+            }
+            if (a->sequences) {
+                float *out = a->out + ((n0 + n) * a->t + t) * a->d + a->column;
+                if (ended) memset(out, 0, row);
+                else memcpy(out, a->hs + there, row);
+            }
+        }
+    }
+    for (int64_t n = n0; n < n1 && !a->sequences; n++)
+        memcpy(a->out + n * a->d + a->column, a->hs + (a->t * a->n + n) * h, row);
+    return FNN_OK;
+}
+
+/* forward: h = tanh(z) or max(z, 0);  dz = dh * (1 - h^2) or dh where h > 0;  dh = 0 */
+static void rnn_cell_backward(bool relu, const float *out, int64_t h, float *dh, float *dz) {
+    for (int64_t j = 0; j < h; j += VL) {
+        const int n = (int)min64(VL, h - j);
+        const vf y = load_part(out + j, n), d = load_part(dh + j, n);
+        store_part(dz + j, relu ? v_select(y > (vf){0}, d, (vf){0}) : d * (v_set1(1) - y * y), n);
+        store_part(dh + j, (vf){0}, n);
+    }
+}
+
+/* forward: c = f*c_prev + i*g, h = o*tanh(c);  dc += dh*o*(1 - tanh(c)^2), then dc *= f;  dh = 0 */
+static void lstm_cell_backward(const float *z, const float *before, const float *tanh_c, int64_t h, float *dh, float *dc, float *dz) {
+    const vf one = v_set1(1);
+    for (int64_t j = 0; j < h; j += VL) {
+        const int n = (int)min64(VL, h - j);
+        const vf i = load_part(z + j, n), f = load_part(z + h + j, n), g = load_part(z + 2 * h + j, n);
+        const vf o = load_part(z + 3 * h + j, n), t = load_part(tanh_c + j, n), d = load_part(dh + j, n);
+        const vf e = v_fma(d * o, one - t * t, load_part(dc + j, n));
+        store_part(dz + j, e * g * i * (one - i), n);
+        store_part(dz + h + j, e * load_part(before + j, n) * f * (one - f), n);
+        store_part(dz + 2 * h + j, e * i * (one - g * g), n);
+        store_part(dz + 3 * h + j, d * t * o * (one - o), n);
+        store_part(dc + j, e * f, n);
+        store_part(dh + j, (vf){0}, n);
+    }
+}
+
+/* forward: n = tanh(z_n + r*hn), h = (1 - u)*n + u*h_prev;  dh *= u;  dzh differs from dz by r in the part of n */
+static void gru_cell_backward(const float *z, const float *hn, const float *before, int64_t h, float *dh, float *dz, float *dzh) {
+    const vf one = v_set1(1);
+    for (int64_t j = 0; j < h; j += VL) {
+        const int lanes = (int)min64(VL, h - j);
+        const vf r = load_part(z + j, lanes), u = load_part(z + h + j, lanes), n = load_part(z + 2 * h + j, lanes);
+        const vf d = load_part(dh + j, lanes), dn = d * (one - u) * (one - n * n);
+        const vf dr = dn * load_part(hn + j, lanes) * r * (one - r), du = d * (load_part(before + j, lanes) - n) * u * (one - u);
+        store_part(dz + j, dr, lanes), store_part(dz + h + j, du, lanes), store_part(dz + 2 * h + j, dn, lanes);
+        store_part(dzh + j, dr, lanes), store_part(dzh + h + j, du, lanes), store_part(dzh + 2 * h + j, dn * r, lanes);
+        store_part(dh + j, d * u, lanes);
+    }
+}
+
+/* forward: h[s+1] = cell(x[t] @ wx + b + h[s] @ wh);  dz = cell'(dh), dh = dh' + dzh @ wh.T, dx[t] = dz @ wx.T,
+ * back to the first step, or to the next multiple of bptt_steps.
+ * dout as out, dz and dzh (T, N, G*H), dh and dc (N, H), dx as x or NULL */
+KERNEL(recurrent_backward) {
+    const int64_t h = a->h, width = gates_of(a->cell) * h;
+    const size_t row = (size_t)h * sizeof(float);
+    int64_t n0, n1;
+    fnn_range(a->n, 1, part, &n0, &n1);
+    const int64_t rows = n1 - n0;
+    if (!rows) return FNN_OK;
+    float *space = fnn_workspace(part);
+    int64_t room = SPACE;
+    const weights wh = prepare(a->wh, width, h, width, true, false, &space, &room);
+    const weights wx = a->dx ? prepare(a->wx, width, a->i, width, true, false, &space, &room) : wh;
+    for (int64_t n = n0; n < n1; n++) {
+        if (a->sequences) memset(a->dh + n * h, 0, row);
+        else memcpy(a->dh + n * h, a->dout + n * a->d + a->column, row);
+        if (a->dc) memset(a->dc + n * h, 0, row);
+    }
+    for (int64_t s = a->t - 1; s >= 0; s--) {
+        if (fnn_interrupted(part)) return FNN_OK;
+        const int64_t t = a->reverse ? a->t - 1 - s : s, at = s * a->n;
+        for (int64_t n = n0; n < n1; n++) {
+            float *dh = a->dh + n * h, *dz = a->dz + (at + n) * width, *dzh = a->dzh ? a->dzh + (at + n) * width : NULL;
+            const float *z = a->gates ? a->gates + (at + n) * width : NULL, *before = a->hs + (at + n) * h;
+            if (a->lengths && t >= a->lengths[n]) { /* the state went through: so does its gradient */
+                memset(dz, 0, row * (size_t)gates_of(a->cell));
+                if (dzh) memset(dzh, 0, row * (size_t)gates_of(a->cell));
+                continue;
+            }
+            if (a->sequences) {
+                const float *dout = a->dout + (n * a->t + t) * a->d + a->column;
+                for (int64_t j = 0; j < h; j += VL) {
+                    const int lanes = (int)min64(VL, h - j);
+                    store_part(dh + j, load_part(dh + j, lanes) + load_part(dout + j, lanes), lanes);
+                }
+            }
+            if (a->cell == FNN_LSTM) lstm_cell_backward(z, a->cs + (at + n) * h, a->extra + (at + n) * h, h, dh, a->dc + n * h, dz);
+            else if (a->cell == FNN_GRU) gru_cell_backward(z, a->extra + (at + n) * h, before, h, dh, dz, dzh);
+            else rnn_cell_backward(a->cell == FNN_RNN_RELU, before + a->n * h, h, dh, dz);
+        }
+        const float *dz = a->dz + (at + n0) * width;
+        multiply(&wh, space, room, a->dzh ? a->dzh + (at + n0) * width : dz, width, rows, a->dh + n0 * h, h, ADD, NULL);
+        if (a->dx) multiply(&wx, space, room, dz, width, rows, a->dx + (n0 * a->t + t) * a->i, a->t * a->i, STORE, NULL);
+        if (a->bptt_steps && s > 0 && s % a->bptt_steps == 0)
+            for (int64_t n = n0; n < n1; n++) {
+                if (a->lengths && t >= a->lengths[n]) continue;
+                memset(a->dh + n * h, 0, row);
+                if (a->dc) memset(a->dc + n * h, 0, row);
+            }
+    }
+    return FNN_OK;
+}

@@ -1,0 +1,246 @@
+"""Recurrent layers: shape checks in front of csrc/rnn.c.
+
+The shapes are those of the reference, and so are the functions that check them.
+"""
+
+import numpy as np
+
+from fastnn.kernels.csrc cimport *
+from fastnn.kernels.dense cimport run_gemm, sum_rows
+from fastnn.kernels.plan cimport capturing, submit
+
+from fastnn.reference import rnn as _reference
+from fastnn.reference._shapes import check_shapes as _check_shapes
+
+cdef enum:
+    CURVE = 40 # rough operations of a tanh or a sigmoid
+
+
+cdef object array(view):
+    """The array behind a view, or None."""
+    return None if view is None else view.base
+
+
+cdef object known(lengths):
+    """Lengths that can be checked: those of a plan come with each batch."""
+    return None if capturing() else array(lengths)
+
+
+cdef const int32_t *labels(const int32_t[::1] a):
+    return NULL if a is None else &a[0]
+
+
+cdef float *vector(const float[::1] a):
+    return NULL if a is None else <float *>&a[0]
+
+
+cdef float *matrix(const float[:, ::1] a):
+    return NULL if a is None else <float *>&a[0, 0]
+
+
+cdef float *steps(const float[:, :, ::1] a):
+    return NULL if a is None else <float *>&a[0, 0, 0]
+
+
+cdef object rows(const float[:, :, ::1] a, Py_ssize_t first=0):
+    """The last axis of a as rows of a matrix, without the last `first` steps."""
+    return np.asarray(a)[:a.shape[0] - first].reshape(-1, a.shape[2])
+
+
+cdef run_forward(fnn_recurrent_forward_args *args, int gates, reads, writes):
+    work = (2.0 * (args.i + args.h) + CURVE) * args.n * args.t * gates * args.h
+    submit(FNN_OP_recurrent_forward, args, sizeof(args[0]), work, tuple(map(array, reads)), tuple(map(array, writes)))
+
+
+cdef run_backward(
+    fnn_recurrent_backward_args *args, int gates, reads, writes, const float[:, :, ::1] xs, const float[:, :, ::1] hs,
+    const float[:, :, ::1] dz, const float[:, :, ::1] dzh, float[:, ::1] dwx, float[:, ::1] dwh, float[::1] db,
+):
+    """The sweep, then the gradients of the weights, over all steps at once."""
+    cdef double columns = args.h + (args.i if args.dx != NULL else 0)
+    work = (2.0 * columns + CURVE) * args.n * args.t * gates * args.h
+    submit(FNN_OP_recurrent_backward, args, sizeof(args[0]), work, tuple(map(array, reads)), tuple(map(array, writes)))
+    run_gemm(rows(xs), rows(dz), dwx, args.t * args.n, True, False)
+    run_gemm(rows(hs, 1), rows(dzh), dwh, args.t * args.n, True, False)
+    if db is not None:
+        sum_rows(rows(dz), 0, db.base, &db[0], db.shape[0])
+
+
+def rnn_forward(
+    const float[:, :, ::1] x not None, const float[:, ::1] h0, const int32_t[::1] lengths,
+    const float[:, ::1] wx not None, const float[:, ::1] wh not None, const float[::1] b, bint relu,
+    bint reverse, int64_t column, float[:, :, ::1] xs not None, float[:, :, ::1] hs not None,
+    float[:, :, ::1] out not None,
+):
+    """Simple recurrence, all steps; see `fastnn.reference`."""
+    cdef fnn_recurrent_forward_args args
+    _check_shapes(
+        "rnn_forward",
+        x=(x.base, "NTI"), h0=(array(h0), "NH"), lengths=(array(lengths), "N"), wx=(wx.base, "IH"),
+        wh=(wh.base, "HH"), b=(array(b), "H"), xs=(xs.base, "TNI"), hs=(hs.base, "SNH"),
+        out=(out.base, "NRD"),
+    )
+    _reference.check_sequences("rnn_forward", x.base, hs.base, out.base, known(lengths), column)
+    args.cell, args.reverse, args.sequences = FNN_RNN_RELU if relu else FNN_RNN_TANH, reverse, out.shape[1] > 1
+    args.t, args.n, args.i, args.h = xs.shape[0], xs.shape[1], xs.shape[2], wh.shape[0]
+    args.d, args.column = out.shape[2], column
+    args.lengths, args.x, args.h0 = labels(lengths), steps(x), matrix(h0)
+    args.c0, args.wx, args.wh = NULL, matrix(wx), matrix(wh)
+    args.b, args.bh, args.xs = vector(b), NULL, steps(xs)
+    args.gates, args.hs, args.cs = NULL, steps(hs), NULL
+    args.extra, args.out = NULL, steps(out)
+    run_forward(&args, 1, (x, h0, lengths, wx, wh, b), (xs, hs, out))
+
+
+def rnn_backward(
+    const float[:, :, ::1] dout not None, const float[:, :, ::1] xs not None,
+    const float[:, :, ::1] hs not None, const int32_t[::1] lengths, const float[:, ::1] wx not None,
+    const float[:, ::1] wh not None, bint relu, bint reverse, int64_t column, int64_t bptt_steps,
+    float[:, :, ::1] dz not None, float[:, ::1] dh not None, float[:, :, ::1] dx, float[:, ::1] dwx not None,
+    float[:, ::1] dwh not None, float[::1] db,
+):
+    """Simple recurrence, back through time; see `fastnn.reference`."""
+    cdef fnn_recurrent_backward_args args
+    _check_shapes(
+        "rnn_backward",
+        dout=(dout.base, "NRD"), xs=(xs.base, "TNI"), hs=(hs.base, "SNH"), lengths=(array(lengths), "N"),
+        wx=(wx.base, "IH"), wh=(wh.base, "HH"), dz=(dz.base, "TNH"), dh=(dh.base, "NH"),
+        dx=(array(dx), "NTI"), dwx=(dwx.base, "IH"), dwh=(dwh.base, "HH"), db=(array(db), "H"),
+    )
+    _reference.check_sequences("rnn_backward", xs.base.swapaxes(0, 1), hs.base, dout.base, known(lengths), column)
+    _reference.check_bptt("rnn_backward", bptt_steps)
+    args.cell, args.reverse, args.sequences = FNN_RNN_RELU if relu else FNN_RNN_TANH, reverse, dout.shape[1] > 1
+    args.t, args.n, args.i, args.h = xs.shape[0], xs.shape[1], xs.shape[2], wh.shape[0]
+    args.d, args.column, args.bptt_steps = dout.shape[2], column, bptt_steps
+    args.lengths, args.dout, args.wx = labels(lengths), steps(dout), matrix(wx)
+    args.wh, args.gates, args.hs = matrix(wh), NULL, steps(hs)
+    args.cs, args.extra, args.dz = NULL, NULL, steps(dz)
+    args.dzh, args.dh, args.dc = NULL, matrix(dh), NULL
+    args.dx = steps(dx)
+    run_backward(
+        &args, 1, (dout, hs, lengths, wx, wh), (dz, dh, dx), xs, hs, dz, dz, dwx, dwh, db
+    )
+
+
+def lstm_forward(
+    const float[:, :, ::1] x not None, const float[:, ::1] h0, const float[:, ::1] c0,
+    const int32_t[::1] lengths, const float[:, ::1] wx not None, const float[:, ::1] wh not None,
+    const float[::1] b, bint reverse, int64_t column, float[:, :, ::1] xs not None,
+    float[:, :, ::1] gates not None, float[:, :, ::1] hs not None, float[:, :, ::1] cs not None,
+    float[:, :, ::1] tanh_c not None, float[:, :, ::1] out not None,
+):
+    """Long short-term memory, all steps; see `fastnn.reference`."""
+    cdef fnn_recurrent_forward_args args
+    _check_shapes(
+        "lstm_forward",
+        x=(x.base, "NTI"), h0=(array(h0), "NH"), c0=(array(c0), "NH"), lengths=(array(lengths), "N"),
+        wx=(wx.base, "IG"), wh=(wh.base, "HG"), b=(array(b), "G"), xs=(xs.base, "TNI"),
+        gates=(gates.base, "TNG"), hs=(hs.base, "SNH"), cs=(cs.base, "SNH"), tanh_c=(tanh_c.base, "TNH"),
+        out=(out.base, "NRD"),
+    )
+    _reference.check_gates("lstm_forward", wh.base, 4)
+    _reference.check_sequences("lstm_forward", x.base, hs.base, out.base, known(lengths), column)
+    args.cell, args.reverse, args.sequences = FNN_LSTM, reverse, out.shape[1] > 1
+    args.t, args.n, args.i, args.h = xs.shape[0], xs.shape[1], xs.shape[2], wh.shape[0]
+    args.d, args.column = out.shape[2], column
+    args.lengths, args.x, args.h0 = labels(lengths), steps(x), matrix(h0)
+    args.c0, args.wx, args.wh = matrix(c0), matrix(wx), matrix(wh)
+    args.b, args.bh, args.xs = vector(b), NULL, steps(xs)
+    args.gates, args.hs, args.cs = steps(gates), steps(hs), steps(cs)
+    args.extra, args.out = steps(tanh_c), steps(out)
+    run_forward(&args, 4, (x, h0, c0, lengths, wx, wh, b), (xs, gates, hs, cs, tanh_c, out))
+
+
+def lstm_backward(
+    const float[:, :, ::1] dout not None, const float[:, :, ::1] xs not None,
+    const float[:, :, ::1] gates not None, const float[:, :, ::1] hs not None,
+    const float[:, :, ::1] cs not None, const float[:, :, ::1] tanh_c not None, const int32_t[::1] lengths,
+    const float[:, ::1] wx not None, const float[:, ::1] wh not None, bint reverse, int64_t column,
+    int64_t bptt_steps, float[:, :, ::1] dz not None, float[:, ::1] dh not None, float[:, ::1] dc not None,
+    float[:, :, ::1] dx, float[:, ::1] dwx not None, float[:, ::1] dwh not None, float[::1] db,
+):
+    """Long short-term memory, back through time; see `fastnn.reference`."""
+    cdef fnn_recurrent_backward_args args
+    _check_shapes(
+        "lstm_backward",
+        dout=(dout.base, "NRD"), xs=(xs.base, "TNI"), gates=(gates.base, "TNG"), hs=(hs.base, "SNH"),
+        cs=(cs.base, "SNH"), tanh_c=(tanh_c.base, "TNH"), lengths=(array(lengths), "N"), wx=(wx.base, "IG"),
+        wh=(wh.base, "HG"), dz=(dz.base, "TNG"), dh=(dh.base, "NH"), dc=(dc.base, "NH"),
+        dx=(array(dx), "NTI"), dwx=(dwx.base, "IG"), dwh=(dwh.base, "HG"), db=(array(db), "G"),
+    )
+    _reference.check_gates("lstm_backward", wh.base, 4)
+    _reference.check_sequences("lstm_backward", xs.base.swapaxes(0, 1), hs.base, dout.base, known(lengths), column)
+    _reference.check_bptt("lstm_backward", bptt_steps)
+    args.cell, args.reverse, args.sequences = FNN_LSTM, reverse, dout.shape[1] > 1
+    args.t, args.n, args.i, args.h = xs.shape[0], xs.shape[1], xs.shape[2], wh.shape[0]
+    args.d, args.column, args.bptt_steps = dout.shape[2], column, bptt_steps
+    args.lengths, args.dout, args.wx = labels(lengths), steps(dout), matrix(wx)
+    args.wh, args.gates, args.hs = matrix(wh), steps(gates), steps(hs)
+    args.cs, args.extra, args.dz = steps(cs), steps(tanh_c), steps(dz)
+    args.dzh, args.dh, args.dc = NULL, matrix(dh), matrix(dc)
+    args.dx = steps(dx)
+    run_backward(
+        &args, 4, (dout, gates, hs, cs, tanh_c, lengths, wx, wh), (dz, dh, dc, dx), xs, hs, dz, dz, dwx, dwh, db
+    )
+
+
+def gru_forward(
+    const float[:, :, ::1] x not None, const float[:, ::1] h0, const int32_t[::1] lengths,
+    const float[:, ::1] wx not None, const float[:, ::1] wh not None, const float[::1] b, const float[::1] bh,
+    bint reverse, int64_t column, float[:, :, ::1] xs not None, float[:, :, ::1] gates not None,
+    float[:, :, ::1] hn not None, float[:, :, ::1] hs not None, float[:, :, ::1] out not None,
+):
+    """Gated recurrent unit, all steps; see `fastnn.reference`."""
+    cdef fnn_recurrent_forward_args args
+    _check_shapes(
+        "gru_forward",
+        x=(x.base, "NTI"), h0=(array(h0), "NH"), lengths=(array(lengths), "N"), wx=(wx.base, "IG"),
+        wh=(wh.base, "HG"), b=(array(b), "G"), bh=(array(bh), "H"), xs=(xs.base, "TNI"),
+        gates=(gates.base, "TNG"), hn=(hn.base, "TNH"), hs=(hs.base, "SNH"), out=(out.base, "NRD"),
+    )
+    _reference.check_gates("gru_forward", wh.base, 3)
+    _reference.check_sequences("gru_forward", x.base, hs.base, out.base, known(lengths), column)
+    args.cell, args.reverse, args.sequences = FNN_GRU, reverse, out.shape[1] > 1
+    args.t, args.n, args.i, args.h = xs.shape[0], xs.shape[1], xs.shape[2], wh.shape[0]
+    args.d, args.column = out.shape[2], column
+    args.lengths, args.x, args.h0 = labels(lengths), steps(x), matrix(h0)
+    args.c0, args.wx, args.wh = NULL, matrix(wx), matrix(wh)
+    args.b, args.bh, args.xs = vector(b), vector(bh), steps(xs)
+    args.gates, args.hs, args.cs = steps(gates), steps(hs), NULL
+    args.extra, args.out = steps(hn), steps(out)
+    run_forward(&args, 3, (x, h0, lengths, wx, wh, b, bh), (xs, gates, hn, hs, out))
+
+
+def gru_backward(
+    const float[:, :, ::1] dout not None, const float[:, :, ::1] xs not None,
+    const float[:, :, ::1] gates not None, const float[:, :, ::1] hn not None,
+    const float[:, :, ::1] hs not None, const int32_t[::1] lengths, const float[:, ::1] wx not None,
+    const float[:, ::1] wh not None, bint reverse, int64_t column, int64_t bptt_steps,
+    float[:, :, ::1] dz not None, float[:, :, ::1] dzh not None, float[:, ::1] dh not None,
+    float[:, :, ::1] dx, float[:, ::1] dwx not None, float[:, ::1] dwh not None, float[::1] db, float[::1] dbh,
+):
+    """Gated recurrent unit, back through time; see `fastnn.reference`."""
+    cdef fnn_recurrent_backward_args args
+    _check_shapes(
+        "gru_backward",
+        dout=(dout.base, "NRD"), xs=(xs.base, "TNI"), gates=(gates.base, "TNG"), hn=(hn.base, "TNH"),
+        hs=(hs.base, "SNH"), lengths=(array(lengths), "N"), wx=(wx.base, "IG"), wh=(wh.base, "HG"),
+        dz=(dz.base, "TNG"), dzh=(dzh.base, "TNG"), dh=(dh.base, "NH"), dx=(array(dx), "NTI"),
+        dwx=(dwx.base, "IG"), dwh=(dwh.base, "HG"), db=(array(db), "G"), dbh=(array(dbh), "H"),
+    )
+    _reference.check_gates("gru_backward", wh.base, 3)
+    _reference.check_sequences("gru_backward", xs.base.swapaxes(0, 1), hs.base, dout.base, known(lengths), column)
+    _reference.check_bptt("gru_backward", bptt_steps)
+    args.cell, args.reverse, args.sequences = FNN_GRU, reverse, dout.shape[1] > 1
+    args.t, args.n, args.i, args.h = xs.shape[0], xs.shape[1], xs.shape[2], wh.shape[0]
+    args.d, args.column, args.bptt_steps = dout.shape[2], column, bptt_steps
+    args.lengths, args.dout, args.wx = labels(lengths), steps(dout), matrix(wx)
+    args.wh, args.gates, args.hs = matrix(wh), steps(gates), steps(hs)
+    args.cs, args.extra, args.dz = NULL, steps(hn), steps(dz)
+    args.dzh, args.dh, args.dc = steps(dzh), matrix(dh), NULL
+    args.dx = steps(dx)
+    run_backward(
+        &args, 3, (dout, gates, hn, hs, lengths, wx, wh), (dz, dzh, dh, dx), xs, hs, dz, dzh, dwx, dwh, db
+    )
+    if dbh is not None:
+        sum_rows(rows(dzh), 2 * args.h, dbh.base, &dbh[0], args.h)

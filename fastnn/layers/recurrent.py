@@ -1,0 +1,320 @@
+"""Owns the recurrent layers: their weights, and which states forward keeps for backward.
+
+Leaves the steps in time to the kernels, which take whole sequences.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
+from typing import Any, ClassVar
+
+from numpy.typing import DTypeLike
+
+from fastnn.checks import Array, check_flag, check_integer
+from fastnn.component import choose
+from fastnn.initializers import INITIALIZERS, Initializer
+from fastnn.layers.weighted import Weighted
+from fastnn.regularizers import Regularizer
+
+__all__ = ["GRU", "LSTM", "RNN"]
+
+_REVERSE = "_reverse"
+
+
+class _Recurrent(Weighted):
+    """What the three cells share; a subclass names its gates, its states and its kernels."""
+
+    records = True
+    gates: ClassVar[int]
+    """Blocks of H columns in the weights."""
+    states: ClassVar[dict[str, tuple[int, int]]]
+    """Each array kept for backward, or used there: its steps beyond T, its width in H."""
+    carried: ClassVar[tuple[str, ...]] = ("h",)
+    """The states that go from step to step."""
+    functions: ClassVar[tuple[str, str]]
+    """The kernels forward and back."""
+
+    def __init__(
+        self,
+        units: int,
+        return_sequences: bool = False,
+        *,
+        bidirectional: bool = False,
+        bptt_steps: int | None = None,
+        use_bias: bool = True,
+        kernel_initializer: str | Initializer = "glorot_uniform",
+        recurrent_initializer: str | Initializer = "orthogonal",
+        bias_initializer: str | Initializer = "zeros",
+        kernel_regularizer: str | Regularizer | None = None,
+    ) -> None:
+        super().__init__(None, use_bias, kernel_initializer, bias_initializer, kernel_regularizer)
+        self.recurrent_initializer = choose(
+            "recurrent_initializer", recurrent_initializer, Initializer, INITIALIZERS
+        )
+        self.units = check_integer("units", units, 1)
+        self.return_sequences = check_flag("return_sequences", return_sequences)
+        self.bidirectional = check_flag("bidirectional", bidirectional)
+        self.bptt_steps = None if bptt_steps is None else check_integer("bptt_steps", bptt_steps, 1)
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Of the names of each direction's weights and states."""
+        return ("", _REVERSE) if self.bidirectional else ("",)
+
+    def build(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        if len(input_shape) != 2:
+            raise ValueError(f"input shape is {input_shape}, expected (steps, features)")
+        steps, features = input_shape
+        width = self.gates * self.units
+        for suffix in self.suffixes:
+            self.add_weight(f"wx{suffix}", (features, width), self.kernel_initializer)
+            self.add_weight(f"wh{suffix}", (self.units, width), self.recurrent_initializer)
+            if self.use_bias:
+                self.add_biases(suffix)
+        self.kernels = tuple(name + suffix for suffix in self.suffixes for name in ("wx", "wh"))
+        outputs = self.units * len(self.suffixes)
+        return (steps, outputs) if self.return_sequences else (outputs,)
+
+    def add_biases(self, suffix: str) -> None:
+        """Declare the biases of a direction."""
+        self.add_weight(f"b{suffix}", (self.gates * self.units,), self.bias_initializer)
+
+    def saved(self, n: int, dtype: DTypeLike) -> dict[str, tuple[tuple[int, ...], DTypeLike]]:
+        steps, features = self.input_shape
+        shapes = {
+            name: (steps + more, n, width * self.units)
+            for name, (more, width) in self.states.items()
+        }
+        kept: dict[str, tuple[tuple[int, ...], DTypeLike]] = {}
+        for suffix in self.suffixes:
+            kept[f"xs{suffix}"] = ((steps, n, features), dtype)
+            kept |= {name + suffix: (shape, dtype) for name, shape in shapes.items()}
+            kept |= {f"d{name}{suffix}": ((n, self.units), dtype) for name in self.carried}
+        if self.bidirectional:
+            kept["dx_reverse"] = ((n, steps, features), dtype)
+        return kept
+
+    def forward(self, k: ModuleType, x: Array, out: Array, saved: SimpleNamespace) -> None:
+        for i, suffix in enumerate(self.suffixes):
+            call(
+                getattr(k, self.functions[0]),
+                **self.arguments(suffix, i, saved),
+                x=x,
+                out=out if self.return_sequences else out[:, None],
+            )
+
+    def backward(
+        self,
+        k: ModuleType,
+        dout: Array,
+        x: Array,
+        out: Array,
+        dx: Array | None,
+        saved: SimpleNamespace,
+    ) -> None:
+        for i, suffix in enumerate(self.suffixes):
+            call(
+                getattr(k, self.functions[1]),
+                **self.arguments(suffix, i, saved),
+                dout=dout if self.return_sequences else dout[:, None],
+                dx=saved.dx_reverse if suffix and dx is not None else dx,
+                bptt_steps=self.bptt_steps or 0,
+            )
+        if self.bidirectional and dx is not None:
+            k.add(dx.reshape(-1), saved.dx_reverse.reshape(-1), dx.reshape(-1))
+
+    def arguments(self, suffix: str, direction: int, saved: SimpleNamespace) -> dict[str, Any]:
+        """Return what both kernels of a direction take, by the names of their parameters."""
+        arguments: dict[str, Any] = {
+            name: getattr(saved, name + suffix)
+            for name in ("xs", *self.states, *(f"d{name}" for name in self.carried))
+        }
+        for name in ("wx", "wh", "b", "bh"):
+            arguments[name] = getattr(self, name + suffix, None)
+            arguments[f"d{name}"] = getattr(self, f"d{name}{suffix}", None)
+        return arguments | {
+            "h0": None,
+            "c0": None,
+            "lengths": saved.lengths,
+            "reverse": bool(suffix),
+            "column": direction * self.units,
+        }
+
+
+@functools.cache
+def parameters(function: Callable[..., None]) -> tuple[str, ...]:
+    """Return the names of a kernel's parameters."""
+    return tuple(inspect.signature(function).parameters)
+
+
+def call(function: Callable[..., None], **arguments: Any) -> None:
+    """Call a kernel with those of the arguments that it takes."""
+    function(*(arguments[name] for name in parameters(function)))
+
+
+class RNN(_Recurrent):
+    """Simple recurrence ``h = tanh(x @ wx + b + h @ wh)`` over sequences (Elman 1990).
+
+    Takes (T, I), T steps of I features, and gives the last state (H,), or all states (T, H).
+    The first state is zero.
+
+    Parameters
+    ----------
+    units : int
+        H, the size of the state.
+    return_sequences : bool
+        Give the states of all steps.
+    activation : {"tanh", "relu"}
+    bidirectional : bool
+        Go through the sequence backwards as well, with weights of its own (``wx_reverse``, ...);
+        the output is twice as wide, the backward direction second.
+    bptt_steps : int, optional
+        The gradient does not cross the borders of windows of so many steps, the state does
+        (truncated back-propagation through time, Williams & Peng 1990).
+    use_bias : bool
+    kernel_initializer, recurrent_initializer, bias_initializer : str or Initializer
+        Of ``wx``, ``wh`` and ``b``.
+    kernel_regularizer : str or Regularizer, optional
+        Penalty on ``wx`` and ``wh``.
+
+    Attributes
+    ----------
+    wx : (I, H) float32
+    wh : (H, H) float32
+    b : (H,) float32
+        Stands for the sum of PyTorch's two.
+
+    Examples
+    --------
+    >>> import fastnn as fnn
+    >>> model = fnn.Sequential([fnn.RNN(32), fnn.Dense(10)], input_shape=(28, 28))
+    >>> model.layers[0].wh.shape, model.layers[0].output_shape
+    ((32, 32), (32,))
+    >>> stack = [fnn.RNN(8, return_sequences=True), fnn.RNN(8, bidirectional=True)]
+    >>> fnn.Sequential(stack, input_shape=(5, 3)).output_shape
+    (16,)
+    """
+
+    records = True
+    gates = 1
+    functions = ("rnn_forward", "rnn_backward")
+    states: ClassVar = {"hs": (1, 1), "dz": (0, 1)}
+
+    def __init__(
+        self,
+        units: int,
+        return_sequences: bool = False,
+        activation: str = "tanh",
+        *,
+        bidirectional: bool = False,
+        bptt_steps: int | None = None,
+        use_bias: bool = True,
+        kernel_initializer: str | Initializer = "glorot_uniform",
+        recurrent_initializer: str | Initializer = "orthogonal",
+        bias_initializer: str | Initializer = "zeros",
+        kernel_regularizer: str | Regularizer | None = None,
+    ) -> None:
+        super().__init__(
+            units,
+            return_sequences,
+            bidirectional=bidirectional,
+            bptt_steps=bptt_steps,
+            use_bias=use_bias,
+            kernel_initializer=kernel_initializer,
+            recurrent_initializer=recurrent_initializer,
+            bias_initializer=bias_initializer,
+            kernel_regularizer=kernel_regularizer,
+        )
+        if activation not in ("tanh", "relu"):
+            raise ValueError(f"activation: got {activation!r}, expected 'tanh' or 'relu'")
+        self.cell_activation = activation
+
+    def config(self) -> dict[str, Any]:
+        return super().config() | {"activation": self.cell_activation}
+
+    def arguments(self, suffix: str, direction: int, saved: SimpleNamespace) -> dict[str, Any]:
+        relu = self.cell_activation == "relu"
+        return super().arguments(suffix, direction, saved) | {"relu": relu}
+
+
+class LSTM(_Recurrent):
+    """Long short-term memory over sequences (Hochreiter & Schmidhuber 1997; Gers et al. 2000).
+
+    ``i, f, g, o = split(x @ wx + b + h @ wh)``, ``c = sigmoid(f) * c + sigmoid(i) * tanh(g)``,
+    ``h = sigmoid(o) * tanh(c)``: PyTorch's order of gates. Takes (T, I) and gives the last state
+    (H,), or all (T, H). The first states are zero.
+
+    Parameters
+    ----------
+    units, return_sequences, bidirectional, bptt_steps, use_bias
+        As in ``RNN``.
+    kernel_initializer, recurrent_initializer, bias_initializer : str or Initializer
+    kernel_regularizer : str or Regularizer, optional
+
+    Attributes
+    ----------
+    wx : (I, 4*H) float32
+    wh : (H, 4*H) float32
+    b : (4*H,) float32
+        Stands for the sum of PyTorch's two.
+
+    Examples
+    --------
+    >>> import fastnn as fnn
+    >>> fnn.Sequential([fnn.LSTM(128)], input_shape=(28, 28)).layers[0].wx.shape
+    (28, 512)
+    """
+
+    records = True
+    gates = 4
+    functions = ("lstm_forward", "lstm_backward")
+    states: ClassVar = {"gates": (0, 4), "hs": (1, 1), "cs": (1, 1), "tanh_c": (0, 1), "dz": (0, 4)}
+    carried = ("h", "c")
+
+
+class GRU(_Recurrent):
+    """Gated recurrent unit over sequences (Cho et al. 2014), in PyTorch's form.
+
+    ``r, u = sigmoid(x @ wx_ru + b_ru + h @ wh_ru)``,
+    ``n = tanh(x @ wx_n + b_n + r * (h @ wh_n + bh))``, ``h = (1 - u) * n + u * h``. Takes (T, I)
+    and gives the last state (H,), or all (T, H). The first state is zero.
+
+    Parameters
+    ----------
+    units, return_sequences, bidirectional, bptt_steps, use_bias
+        As in ``RNN``.
+    kernel_initializer, recurrent_initializer, bias_initializer : str or Initializer
+    kernel_regularizer : str or Regularizer, optional
+
+    Attributes
+    ----------
+    wx : (I, 3*H) float32
+        Of r, u (PyTorch's z) and n.
+    wh : (H, 3*H) float32
+    b : (3*H,) float32
+        For r and u the sum of PyTorch's two, for n that of the input.
+    bh : (H,) float32
+        For n, that of the state.
+
+    Examples
+    --------
+    >>> import fastnn as fnn
+    >>> fnn.Sequential([fnn.GRU(128)], input_shape=(28, 28)).n_parameters
+    60416
+    """
+
+    records = True
+    gates = 3
+    functions = ("gru_forward", "gru_backward")
+    states: ClassVar = {
+        "gates": (0, 3),
+        "hn": (0, 1),
+        "hs": (1, 1),
+        "dz": (0, 3),
+        "dzh": (0, 3),
+    }
+
+    def add_biases(self, suffix: str) -> None:
+        super().add_biases(suffix)
+        self.add_weight(f"bh{suffix}", (self.units,), self.bias_initializer)
