@@ -37,6 +37,12 @@ enum { FNN_OK, FNN_STOP, FNN_PAST_END };
     X(recurrent_forward)                                                                           \
     X(recurrent_backward)                                                                          \
     X(add)                                                                                         \
+    X(maxpool2d_forward)                                                                           \
+    X(maxpool2d_backward)                                                                          \
+    X(avgpool2d_forward)                                                                           \
+    X(avgpool2d_backward)                                                                          \
+    X(upsample2d_forward)                                                                          \
+    X(upsample2d_backward)                                                                         \
     X(relu_forward)                                                                                \
     X(relu_backward)                                                                               \
     X(leaky_relu_forward)                                                                          \
@@ -178,6 +184,49 @@ typedef struct {
     const float *dout, *wx, *wh, *gates, *hs, *cs, *extra;
     float *dz, *dzh, *dh, *dc, *dx;
 } fnn_recurrent_backward_args;
+/* Windows of KH x KW pixels over images (N, H, W, C), OH x OW of them; padding above and at the left.
+ * Each has at least one pixel in the image. */
+typedef struct {
+    int64_t n, h, w, c, oh, ow, kh, kw, sh, sw, top, left;
+} fnn_pool2d;
+
+/* out (N, OH, OW, C) = max of each window of x; index: its place r*KW + q, the first of equals, uint8
+ * or, where wide, int32; or NULL */
+typedef struct {
+    fnn_pool2d shape;
+    const float *x;
+    bool wide;
+    void *index;
+    float *out;
+} fnn_maxpool2d_forward_args;
+typedef struct {
+    fnn_pool2d shape;
+    const float *dout;
+    bool wide;
+    const void *index;
+    float *dx;
+} fnn_maxpool2d_backward_args;
+
+/* out (N, OH, OW, C) = scale * sum of each window of x (N, H, W, C); where by_count, scale is divided by
+ * the number of the window's pixels that are in the image */
+typedef struct {
+    fnn_pool2d shape;
+    const float *x;
+    float scale;
+    bool by_count;
+    float *out;
+} fnn_avgpool2d_forward_args;
+typedef struct {
+    fnn_pool2d shape;
+    const float *dout;
+    float scale;
+    bool by_count;
+    float *dx;
+} fnn_avgpool2d_backward_args;
+
+/* Nearest upsampling repeats pixels, as the gradient of their sum does: the same, the other way round. */
+typedef fnn_avgpool2d_backward_args fnn_upsample2d_forward_args;
+typedef fnn_avgpool2d_forward_args fnn_upsample2d_backward_args;
 
 /* elementwise, n values; out may be x, dx may be dout */
 typedef struct { const float *x; float *out; int64_t n; } fnn_map_args;

@@ -208,8 +208,7 @@ INLINE void sum_columns(const int vectors, int lanes, const float *d, int64_t n,
         if (i < n) total += load_part(d + v * VL, here);
         if (finish == ADD) total += load_part(c + v * VL, here);
         if (finish == ADD_SCALED) total = v_fma(v_set1(scale), total, load_part(c + v * VL, here));
-        if (here == VL) v_store(c + v * VL, total);
-        else v_store_n(c + v * VL, total, here);
+        store_part(c + v * VL, total, here);
     }
 }
 

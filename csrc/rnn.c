@@ -9,11 +9,6 @@
 
 enum { SPACE = FNN_WORKSPACE / 4 };
 
-INLINE void store_part(float *p, vf x, int n) {
-    if (n == VL) v_store(p, x);
-    else v_store_n(p, x, n);
-}
-
 /* A matrix (k, n), or its transpose (n, k), in rows of `stride`; packed in panels where there is room. */
 typedef struct {
     const float *w;

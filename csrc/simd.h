@@ -163,17 +163,33 @@ INLINE vf v_from_int(vi x) { return __builtin_convertvector(x, vf); }
 /* truncated towards zero; the caller keeps |x| < 2^31 */
 INLINE vi v_to_int(vf x) { return __builtin_convertvector(x, vi); }
 
-/* VL bytes as floats 0..255 */
-INLINE vf v_load_u8(const uint8_t *p) {
-    typedef uint8_t vb __attribute__((vector_size(VL)));
-    vb bytes;
-    memcpy(&bytes, p, sizeof bytes);
+typedef uint8_t vb __attribute__((vector_size(VL)));
+
+/* the first n bytes (0 < n <= VL) from memory, as integers */
+INLINE vi vi_load_u8(const uint8_t *p, int n) {
+    vb bytes = {0};
+    memcpy(&bytes, p, n == VL ? sizeof bytes : (size_t)n);
 #if VL == 8
-    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)&bytes)));
+    return (vi)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)&bytes));
 #else
-    return __builtin_convertvector(__builtin_convertvector(bytes, vi), vf);
+    return __builtin_convertvector(bytes, vi);
 #endif
 }
+
+/* the low byte of the first n integers */
+INLINE void vi_store_u8(uint8_t *p, vi x, int n) {
+#if VL == 8
+    __m128i low = _mm_packus_epi32(_mm256_castsi256_si128((__m256i)x), _mm256_extracti128_si256((__m256i)x, 1));
+    low = _mm_packus_epi16(low, low);
+    memcpy(p, &low, n == VL ? VL : (size_t)n);
+#else
+    const vb bytes = __builtin_convertvector(x, vb);
+    memcpy(p, &bytes, n == VL ? sizeof bytes : (size_t)n);
+#endif
+}
+
+/* VL bytes as floats 0..255 */
+INLINE vf v_load_u8(const uint8_t *p) { return v_from_int(vi_load_u8(p, VL)); }
 
 /* horizontal reductions: halves folded, the same order on every call */
 INLINE float v_hsum(vf x) {

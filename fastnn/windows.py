@@ -7,7 +7,17 @@ from collections.abc import Sequence
 
 from fastnn.checks import check_integer
 
-__all__ = ["Padding", "Pair", "output_size", "resolve", "same_padding", "to_padding", "to_pair"]
+__all__ = [
+    "Padding",
+    "Pair",
+    "check_image",
+    "check_pool",
+    "output_size",
+    "resolve",
+    "same_padding",
+    "to_padding",
+    "to_pair",
+]
 
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
@@ -148,3 +158,60 @@ def resolve(
         for (size, k, s, d), pad in zip(axes, (rows, columns), strict=True)
     )
     return (rows, columns), (height, width)
+
+
+def check_pool(
+    kernel: str,
+    image: Sequence[int],
+    pooled: Sequence[int],
+    size: Pair,
+    stride: Pair,
+    pad: Padding,
+    exact: bool = False,
+) -> None:
+    """Check that images (N, OH, OW, C) have a pixel for each window of images (N, H, W, C).
+
+    Parameters
+    ----------
+    kernel : str
+        Name for the error message.
+    image, pooled : (int, int, int, int)
+    size, stride, pad
+        Of the windows.
+    exact : bool
+        No pixel may be left over.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit, or a window may lie in the padding altogether.
+    """
+    try:
+        if min(*size, *stride, 1 + min(map(min, pad))) < 1:
+            raise ValueError(f"got size {size}, stride {stride}, padding {pad}")
+        if any(max(sides) >= window for sides, window in zip(pad, size, strict=True)):
+            raise ValueError(f"padding {pad} is not smaller than the window {size}")
+        windows = tuple(map(output_size, image[1:3], size, stride, pad))
+    except ValueError as error:
+        raise ValueError(f"{kernel}: {error}") from None
+    left_over = exact and any(n % window for n, window in zip(image[1:3], size, strict=True))
+    expected = (image[0], *windows, image[3])
+    if tuple(pooled) != expected or left_over:
+        raise ValueError(
+            f"{kernel}: images {tuple(image)} and {tuple(pooled)} do not fit windows {size} with "
+            f"stride {stride} and padding {pad}"
+        )
+
+
+def check_image(input_shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Return the shape of a layer's input as (height, width, channels).
+
+    Raises
+    ------
+    ValueError
+        If it has another number of axes.
+    """
+    if len(input_shape) != 3:
+        raise ValueError(f"input shape is {input_shape}, expected (height, width, channels)")
+    height, width, channels = input_shape
+    return height, width, channels

@@ -381,6 +381,59 @@ def recurrent(cell: str, gates: int, saved: tuple[str, ...], states: tuple[str, 
     ]
 
 
+def pool_sizes(sizes: Sizes) -> Sizes:
+    """Sizes of windows that exist: they fit the image, and do not lie in the padding altogether."""
+    s = dict(sizes)
+    if np.prod([s[letter] for letter in "NHWCRQ"]) > 1e7:
+        limits = {"N": 5, "H": 19, "W": 19, "C": 40, "R": 5, "Q": 5}
+        s |= {letter: 1 + s[letter] % limit for letter, limit in limits.items()}
+    s |= {"R": min(s["R"], s["H"]), "Q": min(s["Q"], s["W"]), "S": 1 + (s["S"] - 1) % 4}
+    return s | {"P": min(s["P"], (s["R"] - 1) // 2, (s["Q"] - 1) // 2)}
+
+
+def build_pool2d(rng: Rng, sizes: Sizes) -> Args:
+    s = pool_sizes(sizes)
+    size, stride = (s["R"], s["Q"]), (s["S"], max(s["S"] - int(rng.integers(2)), 1))
+    odd = int(rng.random() < 0.2 and s["R"] > 2)  # as "same" may have it
+    pad = ((s["P"], s["P"] + odd), (s["P"], s["P"]))
+    oh, ow = map(output_size, (s["H"], s["W"]), size, stride, pad)
+    shape = (s["N"], oh, ow, s["C"])
+    return {
+        "x": normal(rng, s["N"], s["H"], s["W"], s["C"]),
+        "size": size,
+        "stride": stride,
+        "pad": pad,
+        "include_pad": bool(rng.random() < 0.5),
+        "index": np.empty(shape, np.uint8 if s["R"] * s["Q"] <= 256 else np.int32),
+        "out": empty(*shape),
+    }
+
+
+def build_maxpool2d(rng: Rng, sizes: Sizes) -> Args:
+    args = build_pool2d(rng, sizes)
+    return {**args, "index": args["index"] if rng.random() < 0.8 else None}
+
+
+def build_maxpool2d_backward(rng: Rng, sizes: Sizes) -> Args:
+    args = build_pool2d(rng, sizes)
+    exact = in_float64({name: args[name] for name in parameters("maxpool2d_forward")})
+    reference.maxpool2d_forward(*exact.values())
+    args["index"] = exact["index"]
+    return {**args, "dout": normal(rng, *args["out"].shape), "dx": empty(*args["x"].shape)}
+
+
+def build_upsample2d(rng: Rng, sizes: Sizes) -> Args:
+    n, h, w, c = (sizes[letter] for letter in "NHWC")
+    if n * h * w * c > 1e6:
+        n, h, w = 1 + n % 5, 1 + h % 9, 1 + w % 9
+    size = (1 + (sizes["R"] - 1) % 5, 1 + (sizes["Q"] - 1) % 5)
+    return {
+        "x": normal(rng, n, h, w, c),
+        "size": size,
+        "out": empty(n, h * size[0], w * size[1], c),
+    }
+
+
 def build_map(rng: Rng, sizes: Sizes) -> Args:
     n = sizes["n"]
     return {
@@ -528,6 +581,17 @@ PRODUCTS: list[Sizes] = [
     ]
 ]  # fmt: skip
 DENSES: list[Sizes] = [{"N": sizes["M"], "I": sizes["K"], "O": sizes["N"]} for sizes in PRODUCTS]
+POOLS: list[Sizes] = [
+    dict(zip("NHWCRQSP", sizes, strict=True))
+    for sizes in [
+        (1, 1, 1, 1, 1, 1, 1, 0), (3, 1, 1, 9, 1, 1, 2, 0), (2, 4, 4, 8, 2, 2, 2, 0),
+        (2, 5, 7, 6, 2, 2, 2, 0), (1, 7, 5, 16, 3, 3, 2, 1), (2, 6, 6, 31, 3, 3, 1, 1),
+        (3, 9, 8, 1, 2, 3, 2, 0), (1, 8, 9, 3, 5, 4, 3, 1), (4, 7, 7, 33, 7, 7, 1, 0),
+        (1, 11, 12, 7, 2, 2, 3, 0), (2, 19, 18, 5, 17, 16, 1, 0), (1, 28, 28, 17, 2, 2, 2, 0),
+        (2, 9, 9, 15, 4, 4, 4, 1), (7, 3, 3, 2, 3, 3, 3, 1),
+    ]
+]  # fmt: skip
+POOL_BENCH = dict(zip("NHWCRQSP", (32, 28, 28, 16, 2, 2, 2, 0), strict=True))
 DENSE_BENCH = {"N": 64, "I": 784, "O": 400}
 CONVS: list[Sizes] = [
     dict(zip("NHWCKRQSDP", sizes, strict=True))
@@ -626,6 +690,14 @@ BAD_CONV_GRADIENTS = [
     ("scratch", "longer"),
     ("scratch", "empty"),
 ]
+BAD_WINDOWS: list[tuple[str, Any]] = [
+    ("size", (0, 2)),
+    ("size", (99, 2)),
+    ("stride", (1, 0)),
+    ("pad", ((0, 0), (-1, 0))),
+    ("pad", ((0, 0), (9, 0))),
+]
+BAD_SIZES: list[tuple[str, Any]] = [("size", (0, 1)), ("size", (7, 7))]
 BAD_STEP = [("grad", "longer"), ("theta", "longer"), ("clock", "longer"), ("lr", "empty")]
 BAD_ALPHAS = [("l1", -0.1), ("l2", float("nan")), ("l2", float("inf"))]
 BAD_LOSS: list[tuple[str, Any]] = [("loss", "longer"), ("weights", "longer"), ("x", "empty")]
@@ -727,6 +799,64 @@ TABLE = [
         outputs=("out",),
         inplace=("x", "out"),
         errors=[("x", "longer"), ("y", "longer"), ("out", "longer")],
+        "maxpool2d_forward",
+        build_maxpool2d,
+        POOLS,
+        POOL_BENCH,
+        outputs=("index", "out"),
+        smallest=1,
+        errors=[("x", "longer"), ("out", "rows"), ("index", "rows"), ("x", "flat"), *BAD_WINDOWS],
+    ),
+    Case(
+        "maxpool2d_backward",
+        build_maxpool2d_backward,
+        POOLS,
+        POOL_BENCH,
+        outputs=("dx",),
+        forward="maxpool2d_forward",
+        wrt={"x": "dx"},
+        smallest=1,
+        errors=[("dx", "longer"), ("dout", "rows"), ("index", "rows"), *BAD_WINDOWS],
+    ),
+    Case(
+        "avgpool2d_forward",
+        build_pool2d,
+        POOLS,
+        POOL_BENCH,
+        outputs=("out",),
+        smallest=1,
+        errors=[("x", "longer"), ("out", "rows"), ("out", "flat"), *BAD_WINDOWS],
+    ),
+    Case(
+        "avgpool2d_backward",
+        gradient_of("avgpool2d_forward", {"x": "dx"}),
+        POOLS,
+        POOL_BENCH,
+        outputs=("dx",),
+        forward="avgpool2d_forward",
+        wrt={"x": "dx"},
+        smallest=1,
+        errors=[("dx", "longer"), ("dout", "rows"), *BAD_WINDOWS],
+    ),
+    Case(
+        "upsample2d_forward",
+        build_upsample2d,
+        POOLS,
+        POOL_BENCH,
+        outputs=("out",),
+        smallest=1,
+        errors=[("x", "longer"), ("out", "rows"), ("out", "flat"), *BAD_SIZES],
+    ),
+    Case(
+        "upsample2d_backward",
+        gradient_of("upsample2d_forward", {"x": "dx"}),
+        POOLS,
+        POOL_BENCH,
+        outputs=("dx",),
+        forward="upsample2d_forward",
+        wrt={"x": "dx"},
+        smallest=1,
+        errors=[("dx", "longer"), ("dout", "rows"), *BAD_SIZES],
     ),
     *activation("relu"),
     *activation("leaky_relu", *BAD_SLOPES),

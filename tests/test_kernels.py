@@ -18,8 +18,8 @@ from fastnn.reference._philox import philox4x32
 
 EXAMPLES = int(os.environ.get("FASTNN_EXAMPLES", "100"))
 OPTIONAL = {"b", "dx", "db", "rows", "correct", "corrects", "velocity", "weights", "scratch"}
-OPTIONAL |= {"h0", "c0", "lengths", "bh", "dbh"}
-STEMS = ("conv2d", "dense", "elementwise", "loss", "norms", "optimizer", "rnn", "step")
+OPTIONAL |= {"h0", "c0", "lengths", "bh", "dbh", "index"}
+STEMS = ("conv2d", "dense", "elementwise", "loss", "norms", "optimizer", "pool2d", "rnn", "step")
 
 every_kernel = pytest.mark.parametrize("case", TABLE, ids=lambda case: case.name)
 every_gradient = pytest.mark.parametrize(

@@ -98,6 +98,25 @@ MIDDLE = {
         fnn.LSTM(2, True, bidirectional=True),
         fnn.GRU(2, bidirectional=True),
     ],
+    "MaxPool2D": lambda: [
+        fnn.Dense(24),
+        fnn.Reshape((4, 3, 2)),
+        fnn.MaxPool2D(3, stride=1, padding=1),
+        fnn.MaxPool2D((2, 1)),
+        fnn.Flatten(),
+    ],
+    "AvgPool2D": lambda: [
+        fnn.Dense(24),
+        fnn.Reshape((4, 3, 2)),
+        fnn.AvgPool2D(3, 2, padding="same", count_include_pad=False),
+        fnn.Flatten(),
+    ],
+    "GlobalAvgPool2D": lambda: [
+        fnn.Reshape((3, 1, 2)),
+        fnn.UpSample2D((1, 3)),
+        fnn.ReLU(),
+        fnn.GlobalAvgPool2D(),
+    ],
     "in place after in place": lambda: [
         fnn.Sigmoid(),
         fnn.LeakyReLU(),

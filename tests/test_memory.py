@@ -159,14 +159,18 @@ MENU = {
     "linear": fnn.Linear,
     "views": lambda: fnn.Reshape((3, -1)),
     "flat": fnn.Flatten,
+    "max": lambda: fnn.MaxPool2D((3, 1), stride=1, padding="same"),
+    "mean": lambda: fnn.AvgPool2D((2, 1), stride=1, padding="same", count_include_pad=False),
 }
+IMAGES = ("max", "mean")
 
 
 def stack(names):
-    """Return the layers, with what Dense needs before it."""
+    """Return the layers, with what Dense and pooling need before them."""
     layers = []
     for name in names:
-        layers += [fnn.Flatten()] if name in ("dense", "narrow") else []
+        layers += [fnn.Flatten()] if name in ("dense", "narrow", *IMAGES) else []
+        layers += [fnn.Reshape((3, -1, 1))] if name in IMAGES else []
         layers.append(MENU[name]())
     return [*layers, fnn.Flatten(), fnn.Dense(2)]
 

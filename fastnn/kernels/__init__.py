@@ -21,6 +21,7 @@ from fastnn.kernels.plan import (
     select_isa,
     set_num_threads,
 )
+from fastnn.kernels.pool2d import *
 from fastnn.kernels.rnn import *
 from fastnn.kernels.step import *
 

@@ -17,6 +17,12 @@ cdef extern from "fastnn.h" nogil:
         FNN_OP_recurrent_forward
         FNN_OP_recurrent_backward
         FNN_OP_add
+        FNN_OP_maxpool2d_forward
+        FNN_OP_maxpool2d_backward
+        FNN_OP_avgpool2d_forward
+        FNN_OP_avgpool2d_backward
+        FNN_OP_upsample2d_forward
+        FNN_OP_upsample2d_backward
         FNN_OP_relu_forward
         FNN_OP_relu_backward
         FNN_OP_leaky_relu_forward
@@ -182,6 +188,36 @@ cdef extern from "fastnn.h" nogil:
         const float *y
         float *out
         int64_t n
+    ctypedef struct fnn_pool2d:
+        int64_t n, h, w, c, oh, ow, kh, kw, sh, sw, top, left
+
+    ctypedef struct fnn_maxpool2d_forward_args:
+        fnn_pool2d shape
+        const float *x
+        cbool wide
+        void *index
+        float *out
+
+    ctypedef struct fnn_maxpool2d_backward_args:
+        fnn_pool2d shape
+        const float *dout
+        cbool wide
+        const void *index
+        float *dx
+
+    ctypedef struct fnn_avgpool2d_forward_args:
+        fnn_pool2d shape
+        const float *x
+        float scale
+        cbool by_count
+        float *out
+
+    ctypedef struct fnn_avgpool2d_backward_args:
+        fnn_pool2d shape
+        const float *dout
+        float scale
+        cbool by_count
+        float *dx
 
     ctypedef struct fnn_map_args:
         const float *x

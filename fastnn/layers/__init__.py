@@ -8,6 +8,7 @@ from fastnn.layers.base import Layer
 from fastnn.layers.conv2d import Conv2D, ConvTranspose2D
 from fastnn.layers.dense import Dense
 from fastnn.layers.dropout import Dropout
+from fastnn.layers.pool2d import AvgPool2D, GlobalAvgPool2D, MaxPool2D, UpSample2D
 from fastnn.layers.recurrent import GRU, LSTM, RNN
 from fastnn.layers.shape import Flatten, Linear, Reshape
 
@@ -16,18 +17,22 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "AvgPool2D",
     "Conv2D",
     "ConvTranspose2D",
     "Dense",
     "Dropout",
     "Flatten",
+    "GlobalAvgPool2D",
     "Layer",
     "LeakyGELU",
     "LeakyReLU",
     "Linear",
+    "MaxPool2D",
     "ReLU",
     "Reshape",
     "Sigmoid",
     "Softmax",
     "Tanh",
+    "UpSample2D",
 ]

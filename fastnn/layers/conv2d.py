@@ -13,7 +13,7 @@ from fastnn.initializers import Initializer
 from fastnn.layers.base import Layer
 from fastnn.layers.weighted import Weighted
 from fastnn.regularizers import Regularizer
-from fastnn.windows import resolve, to_padding, to_pair
+from fastnn.windows import check_image, resolve, to_padding, to_pair
 
 __all__ = ["Conv2D", "ConvTranspose2D"]
 
@@ -30,20 +30,6 @@ def sums(
     if weights > _FEW_WEIGHTS:
         return {}
     return {"scratch": ((min(n, _CHUNKS), weights + outputs), dtype)}
-
-
-def check_image(input_shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """Return the shape as (height, width, channels).
-
-    Raises
-    ------
-    ValueError
-        If it has another number of axes.
-    """
-    if len(input_shape) != 3:
-        raise ValueError(f"input shape is {input_shape}, expected (height, width, channels)")
-    height, width, channels = input_shape
-    return height, width, channels
 
 
 class Conv2D(Weighted):

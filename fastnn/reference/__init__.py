@@ -3,13 +3,14 @@
 Leaves speed to ``fastnn.kernels``, whose functions have the same names and parameters.
 """
 
-from fastnn.reference import conv2d, dense, elementwise, loss, norms, optimizer, rnn, step
+from fastnn.reference import conv2d, dense, elementwise, loss, norms, optimizer, pool2d, rnn, step
 from fastnn.reference.conv2d import *  # noqa: F403
 from fastnn.reference.dense import *  # noqa: F403
 from fastnn.reference.elementwise import *  # noqa: F403
 from fastnn.reference.loss import *  # noqa: F403
 from fastnn.reference.norms import *  # noqa: F403
 from fastnn.reference.optimizer import *  # noqa: F403
+from fastnn.reference.pool2d import *  # noqa: F403
 from fastnn.reference.rnn import *  # noqa: F403
 from fastnn.reference.step import *  # noqa: F403
 
@@ -20,6 +21,7 @@ __all__ = (
     + loss.__all__
     + norms.__all__
     + optimizer.__all__
+    + pool2d.__all__
     + rnn.__all__
     + step.__all__
 )

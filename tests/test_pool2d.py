@@ -1,0 +1,104 @@
+"""Pooling and upsampling layers: known values, edges of images, special values, large windows."""
+
+import numpy as np
+import pytest
+
+import fastnn as fnn
+from fastnn import kernels, reference
+
+NO_PAD = ((0, 0), (0, 0))
+
+
+def image(*shape):
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def output(layer, x):
+    return fnn.Sequential([layer], x.shape[1:]).predict(x)
+
+
+@pytest.mark.parametrize(
+    ("make", "wanted"),
+    [
+        (lambda: fnn.MaxPool2D(2), [[6, 8], [14, 16]]),
+        (lambda: fnn.MaxPool2D(3), [[11]]),
+        (lambda: fnn.MaxPool2D((1, 3), stride=(2, 1)), [[3, 4], [11, 12]]),
+        (lambda: fnn.MaxPool2D(2, padding=1), [[1, 3, 4], [9, 11, 12], [13, 15, 16]]),
+        (lambda: fnn.MaxPool2D(3, stride=2, padding="same"), [[11, 12], [15, 16]]),
+        (lambda: fnn.AvgPool2D(2), [[3.5, 5.5], [11.5, 13.5]]),
+        (lambda: fnn.AvgPool2D(3, stride=3, padding=1), [[14 / 9, 22 / 9], [46 / 9, 54 / 9]]),
+        (lambda: fnn.AvgPool2D(3, 3, 1, count_include_pad=False), [[3.5, 5.5], [11.5, 13.5]]),
+    ],
+)
+def test_known_values(make, wanted, backend):
+    x = np.arange(1, 17, dtype=np.float32).reshape(1, 4, 4, 1)
+    np.testing.assert_allclose(output(make(), x)[0, :, :, 0], wanted, rtol=1e-6)
+
+
+def test_upsampling_repeats_pixels(backend):
+    got = output(fnn.UpSample2D((1, 2)), np.arange(1, 5).reshape(1, 2, 2, 1))
+    np.testing.assert_array_equal(got[0, :, :, 0], [[1, 1, 2, 2], [3, 3, 4, 4]])
+
+
+def test_global_average_is_the_mean(backend):
+    x = image(3, 9, 7, 5)
+    np.testing.assert_allclose(
+        output(fnn.GlobalAvgPool2D(), x), x.mean(axis=(1, 2)), rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("module", [reference, kernels])
+def test_the_first_of_equal_pixels_gets_the_gradient(module):
+    x = np.zeros((1, 2, 2, 9), np.float32)
+    out, index, dx = np.empty((1, 1, 1, 9), "f"), np.empty((1, 1, 1, 9), np.uint8), np.empty_like(x)
+    module.maxpool2d_forward(x, (2, 2), (2, 2), NO_PAD, index, out)
+    module.maxpool2d_backward(np.ones_like(out), (2, 2), (2, 2), NO_PAD, index, dx)
+    assert not index.any()
+    np.testing.assert_array_equal(dx[0, :, :, 3], [[1, 0], [0, 0]])
+
+
+@pytest.mark.parametrize("module", [reference, kernels])
+@pytest.mark.parametrize("place", range(4))
+def test_nan_and_infinity_come_through(module, place):
+    for channels in (1, 3, 8, 20):
+        for value in (np.nan, np.inf):
+            x = np.ones((1, 2, 2, channels), np.float32)
+            x.reshape(4, channels)[place] = value
+            out = np.empty((1, 1, 1, channels), np.float32)
+            module.maxpool2d_forward(x, (2, 2), (2, 2), NO_PAD, None, out)
+            np.testing.assert_array_equal(out, value)
+
+
+def test_windows_of_many_pixels_keep_wide_places(compiled):
+    x = image(2, 20, 20, 3)
+    net = [fnn.MaxPool2D(20), fnn.Flatten()]
+    model = fnn.Sequential(net, (20, 20, 3), seed=0)
+    np.testing.assert_array_equal(model.predict(x), x.max(axis=(1, 2)))
+    index, out = np.empty((2, 1, 1, 3), np.int32), np.empty((2, 1, 1, 3), np.float32)
+    kernels.maxpool2d_forward(x, (20, 20), (1, 1), NO_PAD, index, out)
+    np.testing.assert_array_equal(index[:, 0, 0], x.reshape(2, 400, 3).argmax(axis=1))
+    with pytest.raises(ValueError):
+        kernels.maxpool2d_forward(x, (20, 20), (1, 1), NO_PAD, index.astype(np.uint8), out)
+
+
+@pytest.mark.parametrize(
+    "pool", [fnn.MaxPool2D, fnn.AvgPool2D, lambda size: fnn.AvgPool2D(size, padding=1)]
+)
+def test_a_plan_gives_the_bits_of_eager_steps_on_any_threads(pool, compiled):
+    x, y = np.abs(image(70, 9, 9, 3)), np.arange(70) % 4
+    results = []
+    for threads, eager in ((1, False), (2, False), (4, False), (1, True)):
+        fnn.set_num_threads(threads)
+        layers = [fnn.Flatten(), fnn.Dense(200), fnn.Reshape((5, 5, 8)), pool(2), fnn.ReLU()]
+        layers += [fnn.UpSample2D(2), pool(3), fnn.GlobalAvgPool2D(), fnn.Dense(4)]
+        model = fnn.Sequential(layers, (9, 9, 3), seed=0)
+        model.fit(x, y, batch_size=16, epochs=2, verbose=0, eager=eager, fuse=False)
+        results.append(model.theta)
+    for other in results[1:]:
+        np.testing.assert_array_equal(other, results[0])
+
+
+def test_options_are_shown_as_they_were_given():
+    assert repr(fnn.MaxPool2D(2)) == "MaxPool2D(2)"
+    assert repr(fnn.AvgPool2D((2, 3), 1, "same")) == "AvgPool2D((2, 3), stride=1, padding='same')"
+    assert repr(fnn.UpSample2D(3)) == "UpSample2D(size=3)"
