@@ -799,6 +799,8 @@ TABLE = [
         outputs=("out",),
         inplace=("x", "out"),
         errors=[("x", "longer"), ("y", "longer"), ("out", "longer")],
+    ),
+    Case(
         "maxpool2d_forward",
         build_maxpool2d,
         POOLS,
