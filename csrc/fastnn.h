@@ -115,7 +115,8 @@ typedef struct {
 } fnn_dense_backward_x_args;
 
 /* dw (I, O) = x.T (I, N) @ dout (N, O); db (O) = dout.sum(0), or NULL.
- * Fused with plain SGD: w -= lr * dw, b -= lr * db instead, lr read from the table at clock. */
+ * Fused with plain SGD: w -= lr * dw, b -= lr * db instead, lr read from the table at clock; and with
+ * the gradient of a penalty: w -= lr * (dw + l1 * sign(w) + 2 * l2 * w). */
 typedef struct {
     const float *dout, *x;
     float *dw, *db;
@@ -124,6 +125,7 @@ typedef struct {
     int64_t lr_len;
     const int64_t *clock;
     float *w, *b;
+    float l1, l2;
 } fnn_dense_backward_w_args;
 
 /* A convolution of x (N, H, W, C) with w (KH, KW, C, K) to out (N, OH, OW, K); its stride, its padding at

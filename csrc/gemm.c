@@ -225,6 +225,15 @@ KERNEL(sum_rows) {
     return FNN_OK;
 }
 
+/* w += scale * (l1 * sign(w) + 2 * l2 * w), elements [lo, hi) */
+INLINE void move_down_penalty(float l1, float l2, float scale, float *w, int64_t lo, int64_t hi) {
+    const vf step = v_set1(scale);
+    int64_t i = lo;
+#define MOVE(i, n) store(w + i, v_fma(step, penalty_slope(load(w + i, n), l1, l2), load(w + i, n)), n)
+    for (; i + VL <= hi; i += VL) MOVE(i, VL);
+    if (i < hi) MOVE(i, (int)(hi - i));
+}
+
 /* forward: out = x @ w + b;  dw = x.T @ dout, db = dout.sum(0), or w and b moved by -lr times that */
 KERNEL(dense_backward_w) {
     const bool fused = a->lr != NULL;
@@ -236,6 +245,8 @@ KERNEL(dense_backward_w) {
     block s = {0, p.m, 0, p.n};
     if (p.m >= 8 * part.n) fnn_range(p.m, 1, part, &s.m0, &s.m1);
     else s = FN(product_share)(p.m, p.n, part);
+    if (a->l1 != 0 || a->l2 != 0)
+        for (int64_t m = s.m0; m < s.m1; m++) move_down_penalty(a->l1, a->l2, scale, a->w + m * a->o, s.n0, s.n1);
     FN(product)(&p, s, part);
     float *db = fused ? a->b : a->db;
     const bool mine = s.m0 == 0 && (s.m1 > 0 || a->i == 0); /* of empty shares only a lone one */

@@ -30,6 +30,13 @@ INLINE void store(float *p, vf x, int n) {
         if (i_ < hi_) body(i_, (int)(hi_ - i_));                                                   \
     } while (0)
 
+/* the derivative of l1 * abs(w) + l2 * w**2 */
+INLINE vf penalty_slope(vf w, float l1, float l2) {
+    /* l1 with the sign of w, 0 where w is */
+    const vi sign = ((vi)v_set1(l1) | ((vi)w & vi_set1(INT32_MIN))) & (w != v_set1(0.0f));
+    return v_fma(v_set1(2 * l2), w, (vf)sign);
+}
+
 /* fused into products: the same elementwise code on a block of them (elementwise.c) */
 void FN(activate)(fnn_activation f, float slope, const float *x, float *y, int64_t n);
 /* dx = dx * f'(saved) */

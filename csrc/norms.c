@@ -4,37 +4,50 @@
 
 #define GRAIN 256 /* floats; a share starts on a cache line */
 
-enum { HALF = VL / 2 };
+enum { HALF = VL / 2, CHAINS = 4 }; /* as many sums at once hide the additions' latency */
 typedef float vh __attribute__((vector_size(4 * HALF)));
 typedef int32_t vhi __attribute__((vector_size(4 * HALF)));
 typedef double vd __attribute__((vector_size(8 * HALF)));
+
+INLINE vd vd_fma(vd a, vd b, vd c) {
+#ifdef AVX512
+    return _mm512_fmadd_pd(a, b, c);
+#elif VL == 8
+    return _mm256_fmadd_pd(a, b, c);
+#else
+    return a * b + c;
+#endif
+}
+
+/* sum(x**2), or sum(abs(x)), of n values */
+INLINE double sum_of(const bool squares, const float *x, int64_t n) {
+    vd lanes[CHAINS] = {{0}};
+    int64_t i = 0;
+    for (; i + CHAINS * HALF <= n; i += CHAINS * HALF)
+        for (int chain = 0; chain < CHAINS; chain++) {
+            vh part;
+            memcpy(&part, x + i + chain * HALF, sizeof part);
+            if (!squares) part = (vh)((vhi)part & 0x7fffffff);
+            const vd wide = __builtin_convertvector(part, vd);
+            lanes[chain] = squares ? vd_fma(wide, wide, lanes[chain]) : lanes[chain] + wide;
+        }
+    double sum = 0;
+    for (int chain = 0; chain < CHAINS; chain++)
+        for (int lane = 0; lane < HALF; lane++) sum += lanes[chain][lane];
+    for (; i < n; i++) sum += squares ? (double)x[i] * (double)x[i] : __builtin_fabs((double)x[i]);
+    return sum;
+}
 
 /* sums[i] = sum(l1 * abs(x) + l2 * x**2) over chunk i of x */
 KERNEL(chunk_sums) {
     int64_t first, last;
     fnn_range((a->n + FNN_CHUNK - 1) / FNN_CHUNK, 1, part, &first, &last);
     for (int64_t chunk = first; chunk < last; chunk++) {
-        const int64_t lo = chunk * FNN_CHUNK, hi = lo + FNN_CHUNK < a->n ? lo + FNN_CHUNK : a->n;
-        vd lanes_l1 = {0}, lanes_l2 = {0};
-        int64_t i = lo;
-        for (; i + HALF <= hi; i += HALF) {
-            vh x;
-            memcpy(&x, a->x + i, sizeof x);
-            vd size = __builtin_convertvector((vh)((vhi)x & 0x7fffffff), vd);
-            lanes_l1 += size;
-            lanes_l2 += size * size;
-        }
-        double l1 = 0, l2 = 0;
-        for (int lane = 0; lane < HALF; lane++) {
-            l1 += lanes_l1[lane];
-            l2 += lanes_l2[lane];
-        }
-        for (; i < hi; i++) {
-            double size = __builtin_fabs((double)a->x[i]);
-            l1 += size;
-            l2 += size * size;
-        }
-        a->sums[chunk] = (double)a->l1 * l1 + (double)a->l2 * l2;
+        const float *x = a->x + chunk * FNN_CHUNK;
+        const int64_t left = a->n - chunk * FNN_CHUNK, n = left < FNN_CHUNK ? left : FNN_CHUNK;
+        const double l1 = a->l1 != 0 ? (double)a->l1 * sum_of(false, x, n) : 0;
+        const double l2 = a->l2 != 0 ? (double)a->l2 * sum_of(true, x, n) : 0;
+        a->sums[chunk] = l1 + l2;
     }
     return FNN_OK;
 }
@@ -54,13 +67,7 @@ KERNEL(add_chunk_sums) {
 /* sum(l1 * abs(w) + l2 * w**2): dw += l1 * sign(w) + 2 * l2 * w */
 KERNEL(penalty_gradient) {
     const fnn_penalty_gradient_args s = *a;
-    const vf l1 = v_set1(s.l1), rate = v_set1(2 * s.l2), zero = {0};
-#define PENALTY(i, n)                                                                              \
-    do {                                                                                           \
-        vf w = load(s.w + i, n);                                                                   \
-        vf sign = v_select(w > zero, l1, v_select(w < zero, -l1, zero));                           \
-        store(s.dw + i, v_fma(rate, w, load(s.dw + i, n) + sign), n);                              \
-    } while (0)
+#define PENALTY(i, n) store(s.dw + i, load(s.dw + i, n) + penalty_slope(load(s.w + i, n), s.l1, s.l2), n)
     FOR_VECTORS(s.n, GRAIN, PENALTY);
     return FNN_OK;
 }

@@ -100,6 +100,34 @@ def test_plans_with_penalties_against_eager_steps(optimizer, blobs, compiled):
     np.testing.assert_allclose(results[0][0], model.theta, rtol=1e-3, atol=2e-4)
 
 
+def test_a_penalty_goes_into_the_product_with_plain_sgd(blobs, compiled):
+    model = net("l1", "l2")
+    model.fit(*blobs, optimizer=fnn.SGD(0.1), verbose=0)
+    names = [row["name"] for row in model.plan.table()]
+    assert names.count("dense_backward_w + sgd_update + penalty") == 2
+    assert not {"penalty_gradient", "sgd_update"} & set(names)
+    model = net("l1", None)  # on one weight alone
+    model.fit(*blobs, optimizer=fnn.SGD(0.1), verbose=0)
+    names = [row["name"] for row in model.plan.table()]
+    assert names.count("dense_backward_w + sgd_update + penalty") == 1
+    assert names.count("dense_backward_w + sgd_update") == 1
+    model.fit(*blobs, optimizer=fnn.SGD(0.1, momentum=0.9), verbose=0)
+    assert "penalty_gradient" in [row["name"] for row in model.plan.table()]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 50])
+def test_fused_penalties_follow_the_formula(batch_size, blobs, compiled):
+    results = []
+    for fuse in (True, False):
+        model = net(fnn.L1L2(0.03, 0.2), fnn.L2(0.1), units=37)
+        history = model.fit(
+            *blobs, optimizer=fnn.SGD(0.1), batch_size=batch_size, epochs=2, verbose=0, fuse=fuse
+        )
+        results.append((model.theta, history.batch_losses))
+    for fused, plain in zip(*results, strict=True):
+        np.testing.assert_allclose(fused, plain, rtol=1e-3, atol=1e-5)
+
+
 def test_a_user_layer_names_its_kernels(blobs):
     class Scale(fnn.Layer):
         kernels = ("scale",)

@@ -101,6 +101,7 @@ cdef extern from "fastnn.h" nogil:
         const int64_t *clock
         float *w
         float *b
+        float l1, l2
 
     ctypedef struct fnn_conv2d:
         int64_t n, h, w, c, oh, ow, k, kh, kw, sh, sw, top, left, dh, dw

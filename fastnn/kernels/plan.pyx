@@ -422,6 +422,7 @@ cdef class Plan:
         """Where plain SGD follows, every weight gradient goes straight into its weight."""
         cdef fnn_sgd_update_args sgd
         cdef fnn_dense_backward_w_args *w
+        cdef fnn_penalty_gradient_args *penalty
         cdef int64_t end = 0
         cdef int i, last = -1
         for i in range(self.plan.n):
@@ -437,6 +438,7 @@ cdef class Plan:
         grad, rest = update.reads[0], update.reads[1:]
         theta = update.writes[-1].array
         spans = {} # op -> its part of theta: weight, then bias
+        penalties = {} # op -> the op of its weight's gradient
         for i in range(last):
             op = self.ops[i]
             if self.plan.ops[i].op == FNN_OP_dense_backward_w:
@@ -444,6 +446,13 @@ cdef class Plan:
                 spans[i] = [(w.dw - sgd.grad, w.i * w.o)]
                 if w.db != NULL:
                     spans[i].append((w.db - sgd.grad, w.o))
+            elif self.plan.ops[i].op == FNN_OP_penalty_gradient:
+                penalty = <fnn_penalty_gradient_args *>self.plan.ops[i].args
+                span = (penalty.dw - sgd.grad, penalty.n)
+                owners = [j for j in spans if spans[j][0] == span and j not in penalties.values()]
+                if not owners or penalty.w - sgd.theta != span[0]:
+                    return # a weight whose gradient comes from elsewhere
+                penalties[i] = owners[0]
             elif any_overlap(op.reads + op.writes, [grad]):
                 return # somebody else uses the gradient
         for start, count in sorted(sum(spans.values(), [])):
@@ -454,7 +463,8 @@ cdef class Plan:
             return
         moved = {i: [Operand(theta[start:start + n]) for start, n in spans[i]] for i in spans}
         for i in moved:
-            if any(any_overlap(moved[i], later.reads) for later in self.ops[i + 1:last]):
+            later = [self.ops[j] for j in range(i + 1, last) if j not in penalties]
+            if any(any_overlap(moved[i], op.reads) for op in later):
                 return # somebody needs the weight as it was
         for i in moved:
             w = <fnn_dense_backward_w_args *>self.plan.ops[i].args
@@ -465,7 +475,13 @@ cdef class Plan:
             op.name += " + sgd_update"
             op.reads += rest
             op.writes = moved[i]
-        self.remove(last)
+        for i, j in penalties.items():
+            penalty = <fnn_penalty_gradient_args *>self.plan.ops[i].args
+            w = <fnn_dense_backward_w_args *>self.plan.ops[j].args
+            w.l1, w.l2 = penalty.l1, penalty.l2
+            self.ops[j].name += " + penalty"
+        for i in sorted([last, *penalties], reverse=True):
+            self.remove(i)
 
     # ---- running ------------------------------------------------------------------------------
 
