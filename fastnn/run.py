@@ -110,7 +110,8 @@ class Run:
         progress.close()
         try:
             # All are called, so that one that ends the run does not hide it from others.
-            return any([one.on_epoch_end(model, history) is True for one in self.callbacks])
+            answers = [one.on_epoch_end(model, history) for one in self.callbacks]
+            return any(isinstance(answer, (bool, np.bool_)) and answer for answer in answers)
         finally:
             progress.finish(history, [one.status(history) for one in self.callbacks])
 

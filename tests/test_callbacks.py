@@ -58,7 +58,7 @@ def test_order_of_the_calls(blobs, backend):
 
     def stop(model, history):
         log.append(("function", "epoch end", history.epochs))
-        return history.epochs == 2
+        return np.bool_(history.epochs == 2)
 
     net().fit(*blobs, epochs=9, callbacks=[Log("a", log), stop, Log("b", log)], verbose=0)
     epochs = [
