@@ -100,9 +100,11 @@ WIDE = {
     names=st.lists(st.sampled_from(list(WIDE)), max_size=7),
     optimizer=st.sampled_from(list(OPTIMIZERS)),
     batch_size=st.sampled_from([1, 31, 64, 200]),
+    penalty=st.sampled_from([None, fnn.L1L2(0.001, 0.002)]),
+    clip_norm=st.sampled_from([None, 0.5]),
 )
 @settings(max_examples=40, deadline=None)
-def test_plans_of_any_net_against_eager_steps(names, optimizer, batch_size):
+def test_plans_of_any_net_against_eager_steps(names, optimizer, batch_size, penalty, clip_norm):
     need_compiled()
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(200, 70)).astype(np.float32), rng.integers(0, 3, 200)
@@ -111,9 +113,9 @@ def test_plans_of_any_net_against_eager_steps(names, optimizer, batch_size):
         model = fnn.Sequential([*(WIDE[name]() for name in names), fnn.Dense(3)], seed=1)
         rate = OPTIMIZERS[optimizer]()
         rate.lr *= 0.1
-        history = model.fit(
-            x[:batch_size], y[:batch_size], optimizer=rate, epochs=2, verbose=0, **options
-        )
+        rate.clip_norm = clip_norm
+        options |= {"loss": fnn.CrossEntropy(penalty), "optimizer": rate}
+        history = model.fit(x[:batch_size], y[:batch_size], epochs=2, verbose=0, **options)
         outputs = model.predict(x)
         np.testing.assert_allclose(outputs, _eager_outputs(model, x), rtol=1e-3, atol=1e-4)
         results.append((model.theta.copy(), history.batch_losses, outputs))
