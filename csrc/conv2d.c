@@ -236,10 +236,114 @@ static axis backward_axis(int64_t size, int64_t phase, int64_t out, int64_t kern
     return r;
 }
 
+/* ---- the gradient of x with few channels ----------------------------------------------------- */
+
+/* Channels would leave lanes empty, so lanes run along the pixels of dout: the products of all pixels
+ * with a tap's weights are added, where the tap puts them, to planes of one channel and one phase of
+ * the stride each.  This is done for a band of rows of dx at a time. */
+typedef struct { int64_t rows, depth, pixels, plane_h, plane_w, space; } band;
+
+enum { BAND_TAPS = 4 * MR, BAND_DEPTH = 512 }; /* rows of products held at a time, terms of their sums */
+
+/* What a band of this many rows of dx needs at most. */
+static band cut_band(const fnn_conv2d *f, int64_t rows) {
+    const int64_t reach_y = (f->kh - 1) * f->dh, reach_x = (f->kw - 1) * f->dw, lines = (rows - 1 + reach_y) / f->sh + 2;
+    band b = {.rows = rows, .depth = min64(f->k, BAND_DEPTH), .plane_h = lines + reach_y / f->sh};
+    b.plane_w = max64(f->ow + reach_x / f->sw, (f->w - 1 + f->left) / f->sw + 1);
+    b.pixels = (min64(lines, f->oh) * f->ow + PANEL - 1) / PANEL * PANEL;
+    b.space = (b.depth + BAND_TAPS) * b.pixels + f->c * f->sh * f->sw * b.plane_h * b.plane_w + VL;
+    return b;
+}
+
+/* As many rows as fit the workspace, shared evenly by the threads where there are few images; 0: none fit. */
+static band largest_band(const fnn_conv2d *f, int threads) {
+    int64_t rows = (min64(f->n, threads) * f->h + threads - 1) / threads;
+    while (rows > 0 && cut_band(f, rows).space > SPACE) rows /= 2;
+    return rows ? cut_band(f, rows) : (band){0};
+}
+
+/* to += from */
+static void add_line(const float *from, int64_t n, float *to) {
+    int64_t j = 0;
+    for (; j + VL <= n; j += VL) v_store(to + j, v_load(to + j) + v_load(from + j));
+    if (j < n) v_store(to + j, v_load(to + j) + v_select(vi_first((int)(n - j)), v_load(from + j), (vf){0}));
+}
+
+/* Rows [y0, y1) of one image's dx. */
+static void run_band(const fnn_conv2d_backward_x_args *a, const band *b, int64_t image, int64_t y0, int64_t y1, float *space) {
+    const fnn_conv2d *f = &a->shape;
+    const int64_t i0 = min64(max64(floor_div(y0 + f->top - (f->kh - 1) * f->dh, f->sh), 0), f->oh);
+    const int64_t i1 = min64((y1 - 1 + f->top) / f->sh + 1, f->oh), pixels = (i1 - i0) * f->ow;
+    const int64_t plane = b->plane_h * b->plane_w, phases = f->sh * f->sw, weights = f->kh * f->kw * f->c;
+    float *products = space + b->depth * b->pixels, *planes = products + BAND_TAPS * b->pixels;
+    memset(planes, 0, (size_t)(f->c * phases * plane) * sizeof(float));
+    for (int64_t k = 0; k < f->k; k += b->depth) {
+        const run whole = {0, 0, min64(b->depth, f->k - k)};
+        const float *dout = a->dout + (image * f->oh + i0) * f->ow * f->k + k;
+        for (int64_t p = 0; p < pixels; p += PANEL)
+            FN(pack_transposed)(dout + p * f->k, f->k, whole.k, (int)min64(PANEL, pixels - p), space + p * whole.k);
+        for (int64_t w0 = 0; w0 < weights; w0 += BAND_TAPS) {
+            const int64_t w1 = min64(w0 + BAND_TAPS, weights);
+            for (int64_t p = 0; p < pixels; p += PANEL) {
+                tile t = {.a = a->w + w0 * f->k + k, .as = 1, .b = space + p * whole.k, .bs = PANEL, .c = products + p,
+                          .cs = b->pixels, .runs = &whole, .n_runs = 1, .last = VL};
+                FN(run_tiles)(&t, w1 - w0, f->k, pixels - p > VL ? 2 : 1, false);
+            }
+            float *to = NULL;
+            for (int64_t w = w0, c = w0 % f->c; w < w1; w++, to += phases * plane) {
+                if (w == w0 || c == f->c) {
+                    c = w == w0 ? c : 0;
+                    const int64_t y = w / f->c / f->kw * f->dh, x = w / f->c % f->kw * f->dw;
+                    to = planes + (c * phases + y % f->sh * f->sw + x % f->sw) * plane + y / f->sh * b->plane_w + x / f->sw;
+                }
+                c++;
+                for (int64_t i = 0; i < i1 - i0; i++)
+                    add_line(products + (w - w0) * b->pixels + i * f->ow, f->ow, to + i * b->plane_w);
+            }
+        }
+    }
+    for (int64_t y = y0; y < y1; y++) {
+        const int64_t from_y = y + f->top - i0 * f->sh, line = (image * f->h + y) * f->w * f->c;
+        float *dx = a->dx + line;
+        for (int64_t c = 0; c < f->c; c++) {
+            const float bias = a->b ? a->b[c] : 0;
+            for (int64_t phase = 0; phase < min64(f->sw, f->w); phase++) {
+                const int64_t from_x = phase + f->left;
+                const float *from = planes + (c * phases + from_y % f->sh * f->sw + from_x % f->sw) * plane +
+                                    from_y / f->sh * b->plane_w + from_x / f->sw;
+                for (int64_t x = phase; x < f->w; x += f->sw, from++) {
+                    const float sum = *from + bias;
+                    dx[x * f->c + c] = a->relu && sum < 0 ? 0 : sum;
+                }
+            }
+        }
+        if (a->activation != FNN_LINEAR)
+            FN(activate_backward)(a->activation, a->slope, a->saved + line, dx, f->w * f->c);
+    }
+}
+
+static void run_bands(const fnn_conv2d_backward_x_args *a, const band *b, fnn_part part) {
+    const fnn_conv2d *f = &a->shape;
+    const int64_t bands = (f->h + b->rows - 1) / b->rows;
+    int64_t lo, hi;
+    fnn_range(f->n * bands, 1, part, &lo, &hi);
+    for (int64_t u = lo; u < hi && !fnn_interrupted(part); u++) {
+        const int64_t y0 = u % bands * b->rows;
+        run_band(a, b, u / bands, y0, min64(y0 + b->rows, f->h), fnn_workspace(part));
+    }
+}
+
 /* forward: out[n, i, j] += x[n, i*sh + r*dh - top, ...] @ w[r, q];  dx[n, y, x] = sum of dout[n, i, j] @ w[r, q].T
  * over i*sh + r*dh - top = y, j*sw + q*dw - left = x; plus b (C) where this is a transposed convolution */
 KERNEL(conv2d_backward_x) {
     const fnn_conv2d *f = &a->shape;
+    if (f->c < VL && f->oh * f->ow >= PANEL) {
+        const band b = largest_band(f, part.n);
+        if (b.rows) {
+            run_bands(a, &b, part);
+            return FNN_OK;
+        }
+    }
     for (int64_t py = 0; py < min64(f->sh, f->h); py++)
         for (int64_t px = 0; px < min64(f->sw, f->w); px++) {
             const walk s = {

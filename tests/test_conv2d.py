@@ -106,12 +106,16 @@ def test_many_channels_and_taps_need_more_than_one_panel(compiled):
     from fastnn import kernels, reference
 
     rng = np.random.default_rng(0)
-    for shape, window in (((1, 1, 2, 17_000), (1, 2)), ((1, 140, 139, 1), (139, 137))):
+    for shape, window, filters, stride in (
+        ((1, 1, 2, 17_000), (1, 2), 3, 1),
+        ((1, 140, 139, 1), (139, 137), 3, 1),
+        ((1, 90, 100, 2), (3, 4), 520, 2),
+    ):
         x = rng.normal(size=shape).astype(np.float32)
-        w = rng.normal(size=(*window, shape[3], 3)).astype(np.float32)
-        size = tuple(n - k + 1 for n, k in zip(shape[1:3], window, strict=True))
-        got, wanted = np.empty((1, *size, 3), np.float32), np.empty((1, *size, 3))
-        options = ((1, 1), ((0, 0), (0, 0)), (1, 1))
+        w = rng.normal(size=(*window, shape[3], filters)).astype(np.float32)
+        size = tuple((n - k) // stride + 1 for n, k in zip(shape[1:3], window, strict=True))
+        got, wanted = np.empty((1, *size, filters), np.float32), np.empty((1, *size, filters))
+        options = ((stride, stride), ((0, 0), (0, 0)), (1, 1))
         kernels.conv2d_forward(x, w, None, *options, got)
         reference.conv2d_forward(x.astype(float), w.astype(float), None, *options, wanted)
         np.testing.assert_allclose(got, wanted, atol=0.05)
