@@ -73,6 +73,18 @@ def test_rows_describe_the_work(rows):
     assert x.shape == (170, 24, 784) and y.shape == (170, 24) and 0 < x.max() <= 1
 
 
+def test_rows_count_useful_multiplications(rows):
+    images = rows.ROWS["cnn-5"]
+    shapes = [shape for _, shape in images.walk()]
+    assert shapes[0] == (28, 28, 1)
+    assert (1, 1, 256) in shapes
+    forward = sum(rows.multiplications(*item)[0] for item in images.walk())
+    assert 2.0e6 < forward < 2.2e6  # 2.9 million with those of padding
+    assert rows.ROWS["lstm-128"].flops() == 3 * 2 * 64 * (28 * 156 * 512 + 1280) - (
+        2 * 64 * 28 * 28 * 512
+    )
+
+
 def test_numpy_gradients_are_right(rows):
     """All are verified against each other; one of them against finite differences."""
     with_numpy = importlib.import_module("bench.peers.with_numpy")
@@ -98,8 +110,9 @@ def test_peers_agree(tmp_path):
     out = tmp_path / "out.json"
     names = ["fastnn", "fastnn eager", "torch", "torch compiled", "jax", "numpy", "sklearn"]
     smoke = ["smoke-sgd", "smoke-adam", "smoke-predict"]
+    others = ["smoke-cnn", "smoke-autoencoder", "smoke-rnn", "smoke-lstm", "smoke-gru"]
     options = "--threads 1 --rounds 1 --repeats 1 --seconds 0.002 --json"
-    command = [sys.executable, "-m", "bench.peers", "--rows", ",".join(smoke)]
+    command = [sys.executable, "-m", "bench.peers", "--rows", ",".join(smoke + others)]
     run = subprocess.run(
         [*command, "--libs", ",".join(names), *options.split(), str(out)],
         cwd=ROOT,
@@ -118,6 +131,10 @@ def test_peers_agree(tmp_path):
         assert figures["rows"][row]["ratio"] > 0
         assert f"| {row} |" in run.stdout
     assert figures["rows"]["smoke-adam"]["cells"].get("sklearn") is None
+    for row in others:  # of layers that NumPy and scikit-learn lack
+        cells = figures["rows"][row]["cells"]
+        assert cells["fastnn"] > 0
+        assert cells["numpy"] is None
 
 
 def test_peers_refuse_wrong_losses():

@@ -46,7 +46,12 @@ class Library:
 LIBRARIES = {
     "fastnn": Library("with_fastnn", "fastnn"),
     "fastnn eager": Library("with_fastnn", "fastnn", {"eager": True}),
-    "torch": Library("with_torch", "torch", {"compiled": False}),
+    "torch": Library(
+        "with_torch",
+        "torch",
+        {"compiled": False},
+        settings={"": {}, "channels last": {"BENCH_CHANNELS_LAST": "1"}},
+    ),
     "torch compiled": Library("with_torch", "torch", {"compiled": True}),
     "jax": Library(
         "with_jax",

@@ -13,7 +13,18 @@ from collections.abc import Callable
 import numpy as np
 
 import fastnn as fnn
-from bench.peers.rows import Activation, Dense, Dropout, Row, UnsupportedError
+from bench.peers.rows import (
+    Activation,
+    Conv,
+    ConvTranspose,
+    Dense,
+    Dropout,
+    Flatten,
+    MaxPool,
+    Recurrent,
+    Row,
+    UnsupportedError,
+)
 from fastnn import backend
 from fastnn.trainer import Data, Trainer
 
@@ -36,9 +47,23 @@ def network(row: Row, weights: list[np.ndarray]) -> fnn.Sequential:
                 layers.append(fnn.GELU())
             case Dropout(rate):
                 layers.append(fnn.Dropout(rate))
+            case Conv(filters, kernel, stride, padding):
+                layers.append(fnn.Conv2D(filters, kernel, stride, padding))
+            case ConvTranspose(filters, kernel, stride, padding, more):
+                layers.append(fnn.ConvTranspose2D(filters, kernel, stride, padding, more))
+            case MaxPool(size):
+                layers.append(fnn.MaxPool2D(size))
+            case Flatten():
+                layers.append(fnn.Flatten())
+            case Recurrent("rnn", units):
+                layers.append(fnn.RNN(units))
+            case Recurrent("lstm", units):
+                layers.append(fnn.LSTM(units))
+            case Recurrent("gru", units):
+                layers.append(fnn.GRU(units, use_bias=False))
             case _:
                 raise UnsupportedError(f"fastnn: {layer}")
-    model = fnn.Sequential(layers, input_shape=row.inputs, seed=0)
+    model = fnn.Sequential(layers, input_shape=row.shape, seed=0)
     model.load_state_dict(dict(zip(model.state_dict(), weights, strict=True)))
     return model
 
@@ -54,13 +79,19 @@ def training(
     shuffle: bool = True,
 ) -> Trainer:
     """What ``fit`` makes, over as many whole batches as the samples give."""
-    optimizer = {"sgd": fnn.SGD, "adam": fnn.Adam}[str(row.optimizer)](row.lr)
+    kinds = {"sgd": fnn.SGD, "rmsprop": fnn.RMSProp, "adam": fnn.Adam}
+    squares = row.loss == "mse"
     samples = len(pixels) // row.batch * row.batch
     return Trainer(
         network(row, weights),
-        Data(pixels[:samples], 1 / 255, labels[:samples], 1.0),
-        fnn.CrossEntropy(),
-        optimizer,
+        Data(
+            pixels[:samples],
+            1 / 255,
+            pixels[:samples] if squares else labels[:samples],
+            1 / 255 if squares else 1.0,
+        ),
+        fnn.MeanSquaredError() if squares else fnn.CrossEntropy(),
+        kinds[str(row.optimizer)](row.lr),
         batch_size=row.batch,
         shuffle=shuffle,
         eager=eager,
@@ -120,6 +151,7 @@ def predictor(
     if eager:
         raise UnsupportedError("fastnn: predict has no eager form")
     model = network(row, weights)
+    x = x.reshape(-1, *row.shape)
 
     def run(calls: int) -> np.ndarray:
         for _ in range(calls):

@@ -5,24 +5,88 @@ Threads come from the environment that the worker was started with.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bench.peers.rows import Activation, Dense, Dropout, Row, UnsupportedError, batches
+from bench.peers.rows import (
+    Activation,
+    Conv,
+    ConvTranspose,
+    Dense,
+    Dropout,
+    Flatten,
+    MaxPool,
+    Recurrent,
+    Row,
+    UnsupportedError,
+    batches,
+)
 
 VERSION = jax.__version__
 
 
+def convolution(
+    x: jax.Array,
+    w: jax.Array,
+    stride: tuple[int, int],
+    padding: int | tuple[int, int],
+    dilation: tuple[int, int] = (1, 1),
+) -> jax.Array:
+    sides = (padding, padding) if isinstance(padding, int) else padding
+    return jax.lax.conv_general_dilated(
+        x, w, stride, [sides] * 2, dilation, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def last_state(cell: str, x: jax.Array, arrays: Iterator[jax.Array]) -> jax.Array:
+    """The recurrences of PyTorch, all products with the inputs first."""
+    wx, wh = next(arrays), next(arrays)
+    z = x.swapaxes(0, 1) @ wx + (0 if cell == "gru" else next(arrays))
+    h = jnp.zeros((len(x), len(wh)))
+
+    def rnn(h: Any, z: jax.Array) -> Any:
+        return jnp.tanh(z + h @ wh), None
+
+    def lstm(state: Any, z: jax.Array) -> Any:
+        h, c = state
+        i, f, g, o = jnp.split(z + h @ wh, 4, axis=1)
+        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        return (jax.nn.sigmoid(o) * jnp.tanh(c), c), None
+
+    def gru(h: Any, z: jax.Array) -> Any:
+        (r, u, n), (hr, hu, hn) = jnp.split(z, 3, axis=1), jnp.split(h @ wh, 3, axis=1)
+        r, u = jax.nn.sigmoid(r + hr), jax.nn.sigmoid(u + hu)
+        return (1 - u) * jnp.tanh(n + r * hn) + u * h, None
+
+    if cell == "lstm":
+        return jax.lax.scan(lstm, (h, h), z)[0][0]
+    return jax.lax.scan(rnn if cell == "rnn" else gru, h, z)[0]
+
+
 def forward(row: Row, weights: list[jax.Array], x: jax.Array, key: Any) -> jax.Array:
     arrays = iter(weights)
+    x = x.reshape(len(x), *row.shape)
     for layer in row.layers:
         match layer:
             case Dense():
                 x = x @ next(arrays) + next(arrays)
+            case Conv(_, _, stride, padding):
+                x = convolution(x, next(arrays), (stride, stride), padding) + next(arrays)
+            case ConvTranspose(_, kernel, stride, padding, more):
+                w = next(arrays).transpose(0, 1, 3, 2)[::-1, ::-1]
+                sides = (kernel - 1 - padding, kernel - 1 - padding + more)
+                x = convolution(x, w, (1, 1), sides, (stride, stride)) + next(arrays)
+            case MaxPool(size):
+                window = (1, size, size, 1)
+                x = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, window, "VALID")
+            case Flatten():
+                x = x.reshape(len(x), -1)
+            case Recurrent(cell, _):
+                x = last_state(cell, x, arrays)
             case Activation("relu"):
                 x = jax.nn.relu(x)
             case Activation("sigmoid"):
@@ -47,13 +111,16 @@ def trainer(
     dropout = any(isinstance(layer, Dropout) and layer.rate for layer in row.layers)
     adam = row.optimizer == "adam"
     values = [jnp.asarray(w) for w in weights]
-    zeros = [jnp.zeros_like(w) for w in values] if adam else []
+    zeros = [] if row.optimizer == "sgd" else [jnp.zeros_like(w) for w in values]
     key = jax.random.key(0, impl="rbg") if dropout else None  # faster than the default threefry
     state: Any = (values, zeros, [z.copy() for z in zeros], jnp.zeros((), jnp.int32), key)
     done = 0
 
     def loss_of(w: list[jax.Array], x: jax.Array, y: jax.Array, key: Any) -> jax.Array:
-        logs = jax.nn.log_softmax(forward(row, w, x, key))
+        out = forward(row, w, x, key)
+        if row.loss == "mse":
+            return jnp.mean((out.reshape(x.shape) - x) ** 2)
+        logs = jax.nn.log_softmax(out)
         return -jnp.take_along_axis(logs, y[:, None], 1).mean()
 
     def step(state: Any, x: jax.Array, y: jax.Array) -> tuple[Any, jax.Array]:
@@ -71,6 +138,9 @@ def trainer(
                 p - row.lr * (scale1 * a) / (jnp.sqrt(scale2 * b) + 1e-8)
                 for p, a, b in zip(w, m, v, strict=True)
             ]
+        elif row.optimizer == "rmsprop":
+            v = [a + 0.1 * (b * b - a) for a, b in zip(v, g, strict=True)]
+            w = [p - row.lr * b / (jnp.sqrt(a) + 1e-7) for p, a, b in zip(w, v, g, strict=True)]
         else:
             w = [p - row.lr * a for p, a in zip(w, g, strict=True)]
         return (w, m, v, t, key), loss
