@@ -380,6 +380,16 @@ static cut cut_weights(const fnn_conv2d *f) {
     return (cut){thin, depth, f->kh * f->kw * f->c / depth, (depth + tallest - 1) / tallest};
 }
 
+/* Where weights [r0, r1) of a filter meet x, from the first one on. */
+static void weight_offsets(const fnn_conv2d *f, int64_t r0, int64_t r1, ptrdiff_t *offsets) {
+    int64_t c = r0 % f->c, q = r0 / f->c % f->kw, r = r0 / f->c / f->kw;
+    for (int64_t w = r0; w < r1; w++) {
+        *offsets++ = (r * f->dh * f->w + q * f->dw) * f->c + c;
+        if (++c == f->c) c = 0, q++;
+        if (q == f->kw) q = 0, r++;
+    }
+}
+
 /* Tiles [u0, u1) of dw, stored or added to, from n images. */
 static void sum_images(const fnn_conv2d *f, const cut *cut, const float *x, const float *dout, int64_t n, int64_t u0,
                        int64_t u1, finish finish, float *space, float *dw) {
@@ -389,36 +399,37 @@ static void sum_images(const fnn_conv2d *f, const cut *cut, const float *x, cons
         const int columns = (int)min64(PANEL, f->k - k), nv = (columns + VL - 1) / VL;
         if (packed) FN(pack)(dout + k, f->k, n * pixels, columns, space);
         const ptrdiff_t bs = packed ? PANEL : f->k;
-        for (int64_t u = u0; u < u1; u++) {
-            const int64_t group = u / cut->tiles, q = u % cut->tiles;
-            const int64_t r0 = cut->depth * q / cut->tiles, r1 = cut->depth * (q + 1) / cut->tiles;
-            const int64_t tap = cut->thin ? 0 : group * cut->depth / f->c;
+        for (int64_t u = u0, next; u < u1; u = next) {
+            const int64_t group = u / cut->tiles, tap = cut->thin ? 0 : group * cut->depth / f->c;
             const int64_t dy = tap / f->kw * f->dh - f->top, dx = tap % f->kw * f->dw - f->left;
+            next = min64((group + 1) * cut->tiles, u1);
             int64_t i0 = 0, i1 = f->oh, j0 = 0, j1 = f->ow;
-            ptrdiff_t offsets[MR_NARROW];
-            if (cut->thin) {
-                for (int64_t r = r0; r < r1; r++)
-                    offsets[r - r0] = r / f->c / f->kw * f->dh * row + r / f->c % f->kw * f->dw * f->c + r % f->c;
-            } else {
+            if (!cut->thin) {
                 outputs_inside(f->oh, f->h, f->sh, dy, &i0, &i1);
                 outputs_inside(f->ow, f->w, f->sw, dx, &j0, &j1);
             }
             const bool images = n > j1 - j0; /* the longer runs */
-            tile t = {.as = images ? image : f->sw * f->c, .rows = offsets, .b = packed ? space : dout + k,
-                      .bs = images ? pixels * bs : bs, .cs = f->k, .count = 1, .last = columns - (nv - 1) * VL,
-                      .c = dw + (group * cut->depth + r0) * f->k + k, .finish = finish,
-                      .a = x + dy * row + dx * f->c + (cut->thin ? 0 : r0)};
-            const int64_t outer = images ? j1 - j0 : n, total = j1 > j0 ? outer * (i1 - i0) : 0;
+            const int64_t lines = i1 - i0, total = lines > 0 && j1 > j0 ? lines * (images ? j1 - j0 : n) : 0;
             run runs[RUNS];
-            t.runs = runs;
-            int64_t done = 0;
+            tile t = {.as = images ? image : f->sw * f->c, .b = packed ? space : dout + k, .bs = images ? pixels * bs : bs,
+                      .cs = f->k, .count = 1, .runs = runs, .last = columns - (nv - 1) * VL, .finish = finish};
+            int64_t done = 0, i = i0, o = 0;
             do {
                 for (t.n_runs = 0; done < total && t.n_runs < RUNS; done++, t.n_runs++) {
-                    const int64_t i = i0 + done % (i1 - i0), o = done / (i1 - i0), j = images ? j0 + o : j0;
-                    runs[t.n_runs] = (run){(images ? 0 : o * image) + i * f->sh * row + j * f->sw * f->c,
-                                           ((images ? 0 : o * pixels) + i * f->ow + j) * bs, images ? n : j1 - j0};
+                    const int64_t from = images ? 0 : o, j = images ? j0 + o : j0;
+                    runs[t.n_runs] = (run){from * image + i * f->sh * row + j * f->sw * f->c,
+                                           (from * pixels + i * f->ow + j) * bs, images ? n : j1 - j0};
+                    if (++i == i1) i = i0, o++;
                 }
-                FN(tiles)[r1 - r0][nv][!cut->thin](&t);
+                for (int64_t v = u; v < next; v++) {
+                    const int64_t q = v % cut->tiles, r0 = cut->depth * q / cut->tiles, r1 = cut->depth * (q + 1) / cut->tiles;
+                    ptrdiff_t offsets[MR_NARROW];
+                    if (cut->thin) weight_offsets(f, r0, r1, offsets);
+                    t.rows = offsets;
+                    t.a = x + dy * row + dx * f->c + (cut->thin ? 0 : r0);
+                    t.c = dw + (group * cut->depth + r0) * f->k + k;
+                    FN(tiles)[r1 - r0][nv][!cut->thin](&t);
+                }
                 t.finish = ADD;
             } while (done < total);
         }
