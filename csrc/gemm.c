@@ -116,23 +116,40 @@ static void run_block(const product *p, int64_t m0, int64_t m1, int64_t n0, int6
     }
 }
 
+/* The penalty's part of ADD_SCALED. */
+static void add_penalty(const product *p, block s) {
+    const vf scale = v_set1(p->scale);
+    const float l1 = p->l1, l2 = p->l2;
+    for (int64_t m = s.m0; m < s.m1; m++) {
+        float *c = p->c + m * p->n;
+        int64_t n = s.n0;
+#define PENALTY(n, lanes)                                                                          \
+    do {                                                                                           \
+        const vf w = load(c + n, lanes);                                                           \
+        store(c + n, v_fma(scale, penalty_slope(w, l1, l2), w), lanes);                            \
+    } while (0)
+        for (; n + VL <= s.n1; n += VL) PENALTY(n, VL);
+        if (n < s.n1) PENALTY(n, (int)(s.n1 - n));
+    }
+}
+
 /* A sum of one term (a batch of one): no tile, but rows of c at the speed of memory. */
 static void run_outer(const product *p, int64_t m0, int64_t m1, int64_t n0, int64_t n1) {
     const vf scale = v_set1(p->scale);
-    const bool add = p->finish == ADD_SCALED;
+    const bool add = p->finish == ADD_SCALED, penalty = p->l1 != 0 || p->l2 != 0;
+    const float l1 = p->l1, l2 = p->l2, *b = p->b;
     for (int64_t m = m0; m < m1; m++) {
         const vf x = v_set1(p->a[m]);
         float *c = p->c + m * p->n;
         int64_t n = n0;
-        for (; n + VL <= n1; n += VL) {
-            const vf r = x * v_load(p->b + n);
-            v_store(c + n, add ? v_fma(scale, r, v_load(c + n)) : r);
-        }
-        if (n < n1) {
-            const int lanes = (int)(n1 - n);
-            const vf r = x * v_load_n(p->b + n, lanes);
-            v_store_n(c + n, add ? v_fma(scale, r, v_load_n(c + n, lanes)) : r, lanes);
-        }
+#define OUTER(n, lanes)                                                                            \
+    do {                                                                                           \
+        vf r = x * load(b + n, lanes);                                                             \
+        if (penalty) r += penalty_slope(load(c + n, lanes), l1, l2);                               \
+        store(c + n, add ? v_fma(scale, r, load(c + n, lanes)) : r, lanes);                        \
+    } while (0)
+        for (; n + VL <= n1; n += VL) OUTER(n, VL);
+        if (n < n1) OUTER(n, (int)(n1 - n));
     }
 }
 
@@ -141,6 +158,7 @@ void FN(product)(const product *p, block s, fnn_part part) {
     if (p->k == 1 && !p->bias && !p->relu && !p->bt) {
         run_outer(p, s.m0, s.m1, s.n0, s.n1);
     } else if (p->k > 0) {
+        if (p->l1 != 0 || p->l2 != 0) add_penalty(p, s);
         run_block(p, s.m0, s.m1, s.n0, s.n1, part);
     } else if (p->finish == STORE) { /* an empty sum */
         for (int64_t m = s.m0; m < s.m1; m++)
@@ -225,28 +243,17 @@ KERNEL(sum_rows) {
     return FNN_OK;
 }
 
-/* w += scale * (l1 * sign(w) + 2 * l2 * w), elements [lo, hi) */
-INLINE void move_down_penalty(float l1, float l2, float scale, float *w, int64_t lo, int64_t hi) {
-    const vf step = v_set1(scale);
-    int64_t i = lo;
-#define MOVE(i, n) store(w + i, v_fma(step, penalty_slope(load(w + i, n), l1, l2), load(w + i, n)), n)
-    for (; i + VL <= hi; i += VL) MOVE(i, VL);
-    if (i < hi) MOVE(i, (int)(hi - i));
-}
-
 /* forward: out = x @ w + b;  dw = x.T @ dout, db = dout.sum(0), or w and b moved by -lr times that */
 KERNEL(dense_backward_w) {
     const bool fused = a->lr != NULL;
     const float scale = fused ? -a->lr[min64(a->clock[FNN_BATCH], a->lr_len - 1)] : 0;
     const finish finish = fused ? ADD_SCALED : STORE;
     product p = {.a = a->x, .b = a->dout, .c = fused ? a->w : a->dw, .m = a->i, .n = a->o, .k = a->n,
-                 .at = true, .finish = finish, .scale = scale};
+                 .at = true, .finish = finish, .scale = scale, .l1 = a->l1, .l2 = a->l2};
     /* by rows: two threads that write next to each other in every row slow each other down */
     block s = {0, p.m, 0, p.n};
     if (p.m >= 8 * part.n) fnn_range(p.m, 1, part, &s.m0, &s.m1);
     else s = FN(product_share)(p.m, p.n, part);
-    if (a->l1 != 0 || a->l2 != 0)
-        for (int64_t m = s.m0; m < s.m1; m++) move_down_penalty(a->l1, a->l2, scale, a->w + m * a->o, s.n0, s.n1);
     FN(product)(&p, s, part);
     float *db = fused ? a->b : a->db;
     const bool mine = s.m0 == 0 && (s.m1 > 0 || a->i == 0); /* of empty shares only a lone one */

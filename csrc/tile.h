@@ -67,6 +67,7 @@ typedef struct {
     float scale;
     const float *bias;
     bool relu;
+    float l1, l2; /* ADD_SCALED adds scale * the derivative of l1 * abs(c) + l2 * c**2, too */
 } product;
 
 /* Rows [m0, m1) and columns [n0, n1) of c. */
