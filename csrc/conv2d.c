@@ -249,7 +249,8 @@ enum { BAND_TAPS = 4 * MR, BAND_DEPTH = 512 }; /* rows of products held at a tim
 static band cut_band(const fnn_conv2d *f, int64_t rows) {
     const int64_t reach_y = (f->kh - 1) * f->dh, reach_x = (f->kw - 1) * f->dw, lines = (rows - 1 + reach_y) / f->sh + 2;
     band b = {.rows = rows, .depth = min64(f->k, BAND_DEPTH), .plane_h = lines + reach_y / f->sh};
-    b.plane_w = max64(f->ow + reach_x / f->sw, (f->w - 1 + f->left) / f->sw + 1);
+    const int64_t vectors = (f->ow + VL - 1) / VL * VL; /* so that no store reaches into the line that is read next */
+    b.plane_w = max64(max64(f->ow + reach_x / f->sw, (f->w - 1 + f->left) / f->sw + 1), vectors);
     b.pixels = (min64(lines, f->oh) * f->ow + PANEL - 1) / PANEL * PANEL;
     b.space = (b.depth + BAND_TAPS) * b.pixels + f->c * f->sh * f->sw * b.plane_h * b.plane_w + VL;
     return b;
