@@ -151,7 +151,7 @@ class _Watch(Callback):
         value, best = history[self.monitor][-1], self._best.value
         down = self.mode == "min" or (self.mode == "auto" and "accuracy" not in self.monitor)
         gain = math.inf if best is None else best - value if down else value - best
-        if gain > self.min_delta:
+        if gain > self.min_delta and not math.isnan(value):
             self._best = _Best(value, history.epochs, model.state_dict() if keep_weights else None)
             return True
         return False

@@ -106,6 +106,7 @@ def test_train_end_is_called_for_all_that_began_even_if_one_fails(blobs, backend
         ([5, 4, 4.5, 3.9, 4], {"patience": 2}, 5, 4),
         ([5, 4.5, 3.9, 3.5, 0], {"patience": 2, "min_delta": 1}, 5, 5),
         ([5, 4.5, 4.2, 4.1, 0], {"patience": 2, "min_delta": 2}, 3, 1),
+        ([np.nan, 2, 3, 1, 1], {"patience": 2}, 5, 4),
         ([1, 2, 3, 4, 5], {"patience": 1, "mode": "max"}, 5, 5),
         ([1, 2, 1, 2, 5], {"patience": 2, "mode": "max"}, 4, 2),
     ],
