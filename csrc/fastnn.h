@@ -43,6 +43,12 @@ enum { FNN_OK, FNN_STOP, FNN_PAST_END };
     X(avgpool2d_backward)                                                                          \
     X(upsample2d_forward)                                                                          \
     X(upsample2d_backward)                                                                         \
+    X(batchnorm_sums)                                                                              \
+    X(batchnorm_moments)                                                                           \
+    X(batchnorm_gradients)                                                                         \
+    X(batchnorm_forward)                                                                           \
+    X(batchnorm_backward)                                                                          \
+    X(batchnorm_update)                                                                            \
     X(relu_forward)                                                                                \
     X(relu_backward)                                                                               \
     X(leaky_relu_forward)                                                                          \
@@ -229,6 +235,41 @@ typedef struct {
 /* Nearest upsampling repeats pixels, as the gradient of their sum does: the same, the other way round. */
 typedef fnn_avgpool2d_backward_args fnn_upsample2d_forward_args;
 typedef fnn_avgpool2d_forward_args fnn_upsample2d_backward_args;
+
+/* Batch normalisation of rows x (N, C).  Sums over rows are in double, over chunks of rows and then over
+ * the chunks, so that they do not depend on the threads.
+ * scratch (ceil(N / FNN_BATCHNORM_ROWS), 2, C), of each chunk: its mean and the sum of squares around it;
+ * or, with dout, sum(dout) and sum(dout * (x - mean)). */
+enum { FNN_BATCHNORM_ROWS = 256 };
+typedef struct { const float *dout, *x, *mean; double *scratch; int64_t n, c; } fnn_batchnorm_sums_args;
+/* mean and var of all rows, from those of the chunks */
+typedef struct { const double *scratch; float *mean, *var; int64_t n, c; } fnn_batchnorm_moments_args;
+/* dgamma = sum(dout * (x - mean)) / sqrt(var + eps), dbeta = sum(dout) */
+typedef struct {
+    const double *scratch;
+    const float *var;
+    float eps, *dgamma, *dbeta;
+    int64_t n, c;
+} fnn_batchnorm_gradients_args;
+/* out = (x - mean) / sqrt(var + eps) * gamma + beta */
+typedef struct {
+    const float *x, *gamma, *beta, *mean, *var;
+    float eps, *out;
+    int64_t n, c;
+} fnn_batchnorm_forward_args;
+/* dx = gamma / sqrt(var + eps) * (dout - dbeta / N - (x - mean) / sqrt(var + eps) * dgamma / N) */
+typedef struct {
+    const float *dout, *x, *gamma, *mean, *var, *dgamma, *dbeta;
+    float eps, *dx;
+    int64_t n, c;
+} fnn_batchnorm_backward_args;
+/* running += momentum * (batch - running), with the unbiased variance */
+typedef struct {
+    const float *mean, *var;
+    int64_t rows;
+    float momentum, *running_mean, *running_var;
+    int64_t c;
+} fnn_batchnorm_update_args;
 
 /* elementwise, n values; out may be x, dx may be dout */
 typedef struct { const float *x; float *out; int64_t n; } fnn_map_args;

@@ -60,6 +60,11 @@ class Stage:
         with self.layer.named(), _recording(k, "backward", wanted=self._wants_gradient):
             self.layer.backward(k, self.dout, self.x, self.out, self.dx, self.saved)
 
+    def update(self, k: ModuleType) -> None:
+        """Change the layer's buffers, at the end of a step."""
+        with self.layer.named(), _recording(k, "update"):
+            self.layer.update(k, self.x, self.saved)
+
     @property
     def _wants_gradient(self) -> bool:
         return self.dx is not None or bool(self.layer.weights)

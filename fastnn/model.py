@@ -150,6 +150,7 @@ class Sequential:
         output = shape
         for layer in self.layers:
             layer.weights.clear()
+            layer.buffers.clear()
             layer.input_shape = output
             with layer.named():
                 output = check_shape("output shape", layer.build(output))
@@ -168,7 +169,7 @@ class Sequential:
         self.output_shape, self.input_shape = output, shape
 
     def _allocate(self) -> None:
-        """Lay all weights out in two vectors and give the layers their views."""
+        """Lay all weights out in two vectors and give the layers their views, and buffers."""
         spans, size = [], 0
         for layer in self.layers:
             for name, (shape, _) in layer.weights.items():
@@ -180,12 +181,25 @@ class Sequential:
             stop = start + math.prod(shape)
             setattr(layer, name, self.theta[start:stop].reshape(shape))
             setattr(layer, f"d{name}", self.grad[start:stop].reshape(shape))
+        for layer in self.layers:
+            for name, (shape, value) in layer.buffers.items():
+                buffer = aligned_zeros(math.prod(shape), self.dtype).reshape(shape)
+                buffer[...] = value
+                setattr(layer, name, buffer)
 
     def _weights(self) -> Iterable[tuple[str, Array, Any]]:
         """Yield name, values and initializer of each weight."""
         for index, layer in enumerate(self.layers):
             for name, (_, initializer) in layer.weights.items():
                 yield f"{index}.{name}", getattr(layer, name), initializer
+
+    def _arrays(self) -> dict[str, Array]:
+        """Return weights and buffers, by the name of each."""
+        return {
+            f"{index}.{name}": getattr(layer, name)
+            for index, layer in enumerate(self.layers)
+            for name in (*layer.weights, *layer.buffers)
+        }
 
     @property
     def n_parameters(self) -> int:
@@ -200,7 +214,7 @@ class Sequential:
             )
 
     def state_dict(self) -> dict[str, Array]:
-        """Return a copy of each weight by its name, such as ``"0.w"``.
+        """Return a copy of each weight and buffer by its name, such as ``"0.w"``.
 
         Raises
         ------
@@ -208,10 +222,10 @@ class Sequential:
             If the model is not built.
         """
         self._check_built()
-        return {key: weight.copy() for key, weight, _ in self._weights()}
+        return {key: array.copy() for key, array in self._arrays().items()}
 
     def load_state_dict(self, state: Mapping[str, ArrayLike]) -> None:
-        """Set all weights; where anything does not fit, none is changed.
+        """Set all weights and buffers; where anything does not fit, none is changed.
 
         Parameters
         ----------
@@ -226,25 +240,25 @@ class Sequential:
         self._check_built()
         if not isinstance(state, Mapping):
             raise TypeError(f"state: got {type(state).__name__}, expected a dict of arrays")
-        weights = {key: weight for key, weight, _ in self._weights()}
-        missing = [key for key in weights if key not in state]
-        unexpected = [key for key in state if key not in weights]
+        arrays = self._arrays()
+        missing = [key for key in arrays if key not in state]
+        unexpected = [key for key in state if key not in arrays]
         if missing or unexpected:
             raise ValueError(f"state: missing {missing}, unexpected {unexpected}")
         converted = {}
-        for key, weight in weights.items():
+        for key, array in arrays.items():
             name = f"state[{key!r}]"
             values = to_array(name, state[key])
             if values.dtype.kind != "f":
                 raise TypeError(f"{name}: got dtype {values.dtype}, expected a float dtype")
-            if values.shape != weight.shape:
-                raise ValueError(f"{name}: got shape {values.shape}, expected {weight.shape}")
+            if values.shape != array.shape:
+                raise ValueError(f"{name}: got shape {values.shape}, expected {array.shape}")
             with np.errstate(over="ignore"):
                 converted[key] = values.astype(self.dtype)
             if not np.isfinite(converted[key]).all():
                 raise ValueError(f"{name}: got NaN or infinity, expected finite {self.dtype}")
-        for key, weight in weights.items():
-            weight[...] = converted[key]
+        for key, array in arrays.items():
+            array[...] = converted[key]
 
     # ---- training ----------------------------------------------------------------------------
 
@@ -555,8 +569,12 @@ class Sequential:
         widths = [max(len(row[i]) for row in rows) for i in range(3)]
         lines = [f"{a:{widths[0]}}  {b:{widths[1]}}  {c:>{widths[2]}}" for a, b, c in rows]
         built = self.input_shape is not None
+        fixed = sum(math.prod(s) for layer in self.layers for s, _ in layer.buffers.values())
         lines.append(
-            f"input {self.input_shape}, {total:,} trainable parameters" if built else "not built"
+            f"input {self.input_shape}, {total:,} trainable parameters"
+            + (f", {fixed:,} numbers not trained" if fixed else "")
+            if built
+            else "not built"
         )
         return "\n".join(lines)
 
@@ -581,8 +599,8 @@ class Sequential:
         Sequential.__init__(self, layers, shape, state["seed"], state["dtype"])
         if state["weights"] is not None:
             self.theta[:] = 0
-            for key, weight, _ in self._weights():
-                weight[...] = state["weights"][key]
+            for key, array in self._arrays().items():
+                array[...] = state["weights"][key]
         self._loss, self.history = state["loss"], state["history"]
 
 

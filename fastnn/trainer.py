@@ -206,6 +206,9 @@ class Trainer:
             stage.backward(self.k)
         if self.optimizer is not None and self.state is not None and ws.backward:
             self._update(self.optimizer, self.state)
+            for stage in ws.stages:
+                if stage.layer.buffers:
+                    stage.update(self.k)
         self.k.advance(ws.n, self.clock)
 
     def _update(self, optimizer: Optimizer, state: OptimizerState) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from fastnn import reference
+from fastnn.reference.batchnorm import CHUNK_ROWS
 from fastnn.reference.norms import CHUNK
 from fastnn.windows import output_size
 
@@ -434,6 +435,30 @@ def build_upsample2d(rng: Rng, sizes: Sizes) -> Args:
     }
 
 
+def build_batchnorm(rng: Rng, sizes: Sizes) -> Args:
+    n, c = sizes["N"], sizes["C"]
+    return {
+        "x": normal(rng, n, c) + 3,
+        "gamma": normal(rng, c),
+        "beta": normal(rng, c),
+        "eps": 1e-3,
+        "rows": n,
+        "momentum": float(rng.choice([0.0, 0.1, 1.0])),
+        "scratch": np.zeros((-(-n // CHUNK_ROWS), 2, c)),
+        "mean": normal(rng, c),
+        "var": rng.random(c, np.float32),
+        "running_mean": normal(rng, c),
+        "running_var": rng.random(c, np.float32),
+        "out": empty(n, c),
+    }
+
+
+def build_batchnorm_backward(rng: Rng, sizes: Sizes) -> Args:
+    wrt = {"x": "dx", "gamma": "dgamma", "beta": "dbeta"}
+    args = gradient_of("batchnorm_forward", wrt)(rng, sizes)
+    return {**args, "dx": args["dx"] if rng.random() < 0.8 else None}
+
+
 def build_map(rng: Rng, sizes: Sizes) -> Args:
     n = sizes["n"]
     return {
@@ -581,6 +606,11 @@ PRODUCTS: list[Sizes] = [
     ]
 ]  # fmt: skip
 DENSES: list[Sizes] = [{"N": sizes["M"], "I": sizes["K"], "O": sizes["N"]} for sizes in PRODUCTS]
+MATRICES: list[Sizes] = [
+    {"N": n, "C": c} for n, c in zip((3, 1, 8, 9, 255, 256, 257, 600, 2), EDGES, strict=True)
+]
+MATRICES += [{"N": 1000, "C": 1}, {"N": 300, "C": 3}, {"N": 515, "C": 38}]
+MATRIX_BENCH = {"N": 20 * 28 * 28, "C": 16}
 POOLS: list[Sizes] = [
     dict(zip("NHWCRQSP", sizes, strict=True))
     for sizes in [
@@ -689,6 +719,14 @@ BAD_CONV_GRADIENTS = [
     ("db", "longer"),
     ("scratch", "longer"),
     ("scratch", "empty"),
+]
+BAD_NORMS: list[tuple[str, Any]] = [
+    ("x", "longer"),
+    ("gamma", "longer"),
+    ("x", "empty"),
+    ("x", "flat"),
+    ("eps", 0.0),
+    ("eps", float("nan")),
 ]
 BAD_WINDOWS: list[tuple[str, Any]] = [
     ("size", (0, 2)),
@@ -859,6 +897,53 @@ TABLE = [
         wrt={"x": "dx"},
         smallest=1,
         errors=[("dx", "longer"), ("dout", "rows"), *BAD_SIZES],
+    ),
+    Case(
+        "batchnorm_forward",
+        build_batchnorm,
+        MATRICES,
+        MATRIX_BENCH,
+        outputs=("mean", "var", "out"),
+        scratch=("scratch",),
+        smallest=1,
+        errors=[*BAD_NORMS, ("beta", "longer"), ("out", "rows"), ("scratch", "rows")],
+    ),
+    Case(
+        "batchnorm_inference",
+        build_batchnorm,
+        MATRICES,
+        MATRIX_BENCH,
+        outputs=("out",),
+        smallest=1,
+        errors=[*BAD_NORMS, ("beta", "longer"), ("mean", "longer"), ("out", "rows")],
+    ),
+    Case(
+        "batchnorm_backward",
+        build_batchnorm_backward,
+        MATRICES,
+        MATRIX_BENCH,
+        outputs=("dx", "dgamma", "dbeta"),
+        forward="batchnorm_forward",
+        wrt={"x": "dx", "gamma": "dgamma", "beta": "dbeta"},
+        scratch=("scratch",),
+        smallest=1,
+        errors=[*BAD_NORMS, ("dout", "rows"), ("dx", "rows"), ("scratch", "rows")],
+    ),
+    Case(
+        "batchnorm_update",
+        build_batchnorm,
+        MATRICES,
+        MATRIX_BENCH,
+        outputs=(),
+        updated=("running_mean", "running_var"),
+        smallest=1,
+        errors=[
+            ("mean", "longer"),
+            ("running_var", "longer"),
+            ("rows", 0),
+            ("momentum", 1.5),
+            ("momentum", float("nan")),
+        ],
     ),
     *activation("relu"),
     *activation("leaky_relu", *BAD_SLOPES),

@@ -76,6 +76,63 @@ static void check_convolution(fnn_conv2d f, int threads, int chunks) {
     free(x), free(w), free(dout), free(out), free(dx), free(dw), free(db), free(scratch), free(sums);
 }
 
+static double dot(const float *a, const float *b, int64_t n) {
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) sum += (double)a[i] * (b ? (double)b[i] : 1);
+    return sum;
+}
+
+static void expect(double got, double wanted) { failures += !(fabs(got - wanted) <= 1e-3 * (1 + fabs(wanted))); }
+
+/* Pixels that were chosen get all of the gradient; the mean's gradient is its transpose. */
+static void check_pooling(fnn_pool2d f, int threads) {
+    const int64_t nx = f.n * f.h * f.w * f.c, nout = f.n * f.oh * f.ow * f.c;
+    float *x = numbers(nx), *dx = numbers(nx), *out = numbers(nout), *dout = numbers(nout);
+    void *index = malloc((size_t)nout * (f.kh * f.kw > 256 ? 4 : 1));
+    const bool wide = f.kh * f.kw > 256;
+    fnn_maxpool2d_forward_args max = {f, x, wide, index, out};
+    fnn_maxpool2d_backward_args for_max = {f, dout, wide, index, dx};
+    fnn_avgpool2d_forward_args mean = {f, x, 1, true, out};
+    fnn_avgpool2d_backward_args for_mean = {f, dout, 1, true, dx};
+    fnn_set_threads(threads);
+    fnn_run_op(FNN_OP_maxpool2d_forward, &max, 1e9, NULL);
+    fnn_run_op(FNN_OP_maxpool2d_backward, &for_max, 1e9, NULL);
+    expect(dot(dx, NULL, nx), dot(dout, NULL, nout));
+    expect(dot(x, dx, nx), dot(out, dout, nout));
+    fnn_run_op(FNN_OP_avgpool2d_forward, &mean, 1e9, NULL);
+    fnn_run_op(FNN_OP_avgpool2d_backward, &for_mean, 1e9, NULL);
+    expect(dot(x, dx, nx), dot(out, dout, nout));
+    free(x), free(dx), free(out), free(dout), free(index);
+}
+
+/* Normalised rows, and the gradient of what they came from, add up to 0. */
+static void check_batchnorm(int64_t n, int64_t c, int threads) {
+    const int64_t chunks = (n + FNN_BATCHNORM_ROWS - 1) / FNN_BATCHNORM_ROWS;
+    float *x = numbers(n * c), *out = numbers(n * c), *dout = numbers(n * c), *dx = numbers(n * c);
+    float *gamma = numbers(c), *beta = calloc((size_t)c, sizeof *beta), *mean = numbers(c), *var = numbers(c);
+    float *dgamma = numbers(c), *dbeta = numbers(c);
+    double *scratch = malloc(sizeof *scratch * (size_t)(chunks * 2 * c));
+    fnn_batchnorm_sums_args sums = {NULL, x, NULL, scratch, n, c}, for_sums = {dout, x, mean, scratch, n, c};
+    fnn_batchnorm_moments_args moments = {scratch, mean, var, n, c};
+    fnn_batchnorm_forward_args forward = {x, gamma, beta, mean, var, 1e-3f, out, n, c};
+    fnn_batchnorm_gradients_args gradients = {scratch, var, 1e-3f, dgamma, dbeta, n, c};
+    fnn_batchnorm_backward_args backward = {dout, x, gamma, mean, var, dgamma, dbeta, 1e-3f, dx, n, c};
+    fnn_batchnorm_update_args update = {mean, var, n, 0.5f, dgamma, dbeta, c};
+    fnn_set_threads(threads);
+    fnn_run_op(FNN_OP_batchnorm_sums, &sums, 1e9, NULL);
+    fnn_run_op(FNN_OP_batchnorm_moments, &moments, 1e9, NULL);
+    fnn_run_op(FNN_OP_batchnorm_forward, &forward, 1e9, NULL);
+    fnn_run_op(FNN_OP_batchnorm_sums, &for_sums, 1e9, NULL);
+    fnn_run_op(FNN_OP_batchnorm_gradients, &gradients, 1e9, NULL);
+    fnn_run_op(FNN_OP_batchnorm_backward, &backward, 1e9, NULL);
+    expect(dot(out, NULL, n * c), 0);
+    expect(dot(dx, NULL, n * c), 0);
+    expect(dot(dbeta, NULL, c), dot(dout, NULL, n * c));
+    fnn_run_op(FNN_OP_batchnorm_update, &update, 1e9, NULL);
+    free(x), free(out), free(dout), free(dx), free(gamma), free(beta), free(mean), free(var), free(dgamma), free(dbeta);
+    free(scratch);
+}
+
 static int never(void) { return 0; }
 
 /* forward, backward and SGD of one layer as a plan, with 1 thread and with several: equal bits */
@@ -133,6 +190,16 @@ int main(void) {
         check_convolution((fnn_conv2d){13, 1, 1, 33, 1, 1, 31, 3, 3, 1, 1, 1, 1, 1, 1}, threads, 0);
         check_convolution((fnn_conv2d){1, 7, 7, 5, 3, 3, 40, 1, 1, 3, 3, 0, 0, 1, 1}, threads, 1);
     }
+    for (int threads = 1; threads <= 3; threads++)
+        for (int c = 0; c < SIZES; c++) {
+            /* n, h, w, c, oh, ow, kh, kw, sh, sw, top, left */
+            check_pooling((fnn_pool2d){2, 5, 7, sizes[c], 2, 3, 2, 2, 2, 2, 0, 0}, threads);
+            check_pooling((fnn_pool2d){1, 6, 5, sizes[c], 3, 5, 3, 3, 2, 1, 1, 1}, threads);
+            check_pooling((fnn_pool2d){3, 7, 4, sizes[c], 2, 1, 2, 3, 4, 4, 0, 1}, threads);
+            check_pooling((fnn_pool2d){1, 18, 17, sizes[c], 1, 1, 18, 17, 1, 1, 0, 0}, threads);
+            check_batchnorm(3, sizes[c], threads);
+            check_batchnorm(600, sizes[c], threads);
+        }
     for (int threads = 2; threads <= 4; threads++) {
         check_plan(17, 33, 9, threads);
         check_plan(64, 100, 70, threads);

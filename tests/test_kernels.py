@@ -19,7 +19,18 @@ from fastnn.reference._philox import philox4x32
 EXAMPLES = int(os.environ.get("FASTNN_EXAMPLES", "100"))
 OPTIONAL = {"b", "dx", "db", "rows", "correct", "corrects", "velocity", "weights", "scratch"}
 OPTIONAL |= {"h0", "c0", "lengths", "bh", "dbh", "index"}
-STEMS = ("conv2d", "dense", "elementwise", "loss", "norms", "optimizer", "pool2d", "rnn", "step")
+STEMS = (
+    "batchnorm",
+    "conv2d",
+    "dense",
+    "elementwise",
+    "loss",
+    "norms",
+    "optimizer",
+    "pool2d",
+    "rnn",
+    "step",
+)
 
 every_kernel = pytest.mark.parametrize("case", TABLE, ids=lambda case: case.name)
 every_gradient = pytest.mark.parametrize(
@@ -298,7 +309,7 @@ def test_other_memory_layouts_and_types_are_refused(case):
             continue
         others = [
             np.repeat(array, 2, axis=-1)[..., ::2],
-            array[::-1],
+            array[..., ::-1],
             array.astype(array.dtype.newbyteorder()) if array.itemsize > 1 else array.astype("U1"),
             array.astype(np.complex64),
             array.tolist(),

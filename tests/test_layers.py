@@ -117,6 +117,13 @@ MIDDLE = {
         fnn.ReLU(),
         fnn.GlobalAvgPool2D(),
     ],
+    "BatchNorm": lambda: [
+        fnn.BatchNorm(gamma_initializer=fnn.RandomNormal(1.0, 0.3)),
+        fnn.Tanh(),
+        fnn.Reshape((3, 1, 2)),
+        fnn.BatchNorm(eps=0.1, beta_initializer=fnn.RandomNormal()),
+        fnn.Flatten(),
+    ],
     "in place after in place": lambda: [
         fnn.Sigmoid(),
         fnn.LeakyReLU(),

@@ -159,6 +159,7 @@ MENU = {
     "linear": fnn.Linear,
     "views": lambda: fnn.Reshape((3, -1)),
     "flat": fnn.Flatten,
+    "norm": fnn.BatchNorm,
     "max": lambda: fnn.MaxPool2D((3, 1), stride=1, padding="same"),
     "mean": lambda: fnn.AvgPool2D((2, 1), stride=1, padding="same", count_include_pad=False),
 }

@@ -5,6 +5,7 @@ Also the plan that records and replays them, and the choice of instruction set a
 
 import os
 
+from fastnn.kernels.batchnorm import *
 from fastnn.kernels.conv2d import *
 from fastnn.kernels.dense import *
 from fastnn.kernels.elementwise import *

@@ -23,6 +23,12 @@ cdef extern from "fastnn.h" nogil:
         FNN_OP_avgpool2d_backward
         FNN_OP_upsample2d_forward
         FNN_OP_upsample2d_backward
+        FNN_OP_batchnorm_sums
+        FNN_OP_batchnorm_moments
+        FNN_OP_batchnorm_gradients
+        FNN_OP_batchnorm_forward
+        FNN_OP_batchnorm_backward
+        FNN_OP_batchnorm_update
         FNN_OP_relu_forward
         FNN_OP_relu_backward
         FNN_OP_leaky_relu_forward
@@ -219,6 +225,60 @@ cdef extern from "fastnn.h" nogil:
         float scale
         cbool by_count
         float *dx
+
+    int64_t FNN_BATCHNORM_ROWS
+
+    ctypedef struct fnn_batchnorm_sums_args:
+        const float *dout
+        const float *x
+        const float *mean
+        double *scratch
+        int64_t n, c
+
+    ctypedef struct fnn_batchnorm_moments_args:
+        const double *scratch
+        float *mean
+        float *var
+        int64_t n, c
+
+    ctypedef struct fnn_batchnorm_gradients_args:
+        const double *scratch
+        const float *var
+        float eps
+        float *dgamma
+        float *dbeta
+        int64_t n, c
+
+    ctypedef struct fnn_batchnorm_forward_args:
+        const float *x
+        const float *gamma
+        const float *beta
+        const float *mean
+        const float *var
+        float eps
+        float *out
+        int64_t n, c
+
+    ctypedef struct fnn_batchnorm_backward_args:
+        const float *dout
+        const float *x
+        const float *gamma
+        const float *mean
+        const float *var
+        const float *dgamma
+        const float *dbeta
+        float eps
+        float *dx
+        int64_t n, c
+
+    ctypedef struct fnn_batchnorm_update_args:
+        const float *mean
+        const float *var
+        int64_t rows
+        float momentum
+        float *running_mean
+        float *running_var
+        int64_t c
 
     ctypedef struct fnn_map_args:
         const float *x

@@ -116,7 +116,7 @@ class Op:
 
 
 cdef set UPDATES = {
-    FNN_OP_sgd_update, FNN_OP_rmsprop_update, FNN_OP_adam_update, FNN_OP_advance
+    FNN_OP_sgd_update, FNN_OP_rmsprop_update, FNN_OP_adam_update, FNN_OP_batchnorm_update, FNN_OP_advance
 }
 
 

@@ -8,6 +8,7 @@ from fastnn.layers.base import Layer
 from fastnn.layers.conv2d import Conv2D, ConvTranspose2D
 from fastnn.layers.dense import Dense
 from fastnn.layers.dropout import Dropout
+from fastnn.layers.normalization import BatchNorm
 from fastnn.layers.pool2d import AvgPool2D, GlobalAvgPool2D, MaxPool2D, UpSample2D
 from fastnn.layers.recurrent import GRU, LSTM, RNN
 from fastnn.layers.shape import Flatten, Linear, Reshape
@@ -18,6 +19,7 @@ __all__ = [
     "LSTM",
     "RNN",
     "AvgPool2D",
+    "BatchNorm",
     "Conv2D",
     "ConvTranspose2D",
     "Dense",

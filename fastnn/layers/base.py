@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from numpy.typing import DTypeLike
 
-from fastnn.checks import Array, check_shape
+from fastnn.checks import Array, check_real, check_shape
 from fastnn.component import Component, choose
 from fastnn.initializers import INITIALIZERS, Initializer
 from fastnn.regularizers import Regularizer
@@ -68,7 +68,7 @@ class Layer(Component):
     array([[2., 2., 2.]], dtype=float32)
     """
 
-    recorded: ClassVar[tuple[str, ...]] = ("forward", "backward")
+    recorded: ClassVar[tuple[str, ...]] = ("forward", "backward", "update")
     view: ClassVar[bool] = False
     train_only: ClassVar[bool] = False
     inplace: ClassVar[bool] = False
@@ -122,6 +122,9 @@ class Layer(Component):
         """
         raise NotImplementedError(f"{type(self).__name__} must define backward")
 
+    def update(self, k: ModuleType, x: Array, saved: SimpleNamespace) -> None:
+        """Change the buffers, at the end of a training step; called if there are any."""
+
     def add_weight(self, name: str, shape: tuple[int, ...], initializer: Initializer) -> None:
         """Declare a weight, to be ``self.<name>``, with its gradient ``self.d<name>``.
 
@@ -131,17 +134,43 @@ class Layer(Component):
         shape : tuple of int
         initializer : Initializer or str
         """
-        taken = name in self.weights or callable(getattr(type(self), name, None))
-        if taken or not name.isidentifier():
-            raise ValueError(f"name of a weight: got {name!r}, expected a new identifier")
+        self._check_new("weight", name)
         checked = choose(f"initializer of {name}", initializer, Initializer, INITIALIZERS)
         self.weights[name] = (check_shape(f"shape of {name}", shape), checked)
+
+    def add_buffer(self, name: str, shape: tuple[int, ...], value: float) -> None:
+        """Declare an array that belongs to the model but is not trained, to be ``self.<name>``.
+
+        It is saved and copied with the weights. Only ``update`` may change it, in place.
+
+        Parameters
+        ----------
+        name : str
+        shape : tuple of int
+        value : float
+            To begin with.
+        """
+        self._check_new("buffer", name)
+        value = check_real(f"value of {name}", value)
+        self.buffers[name] = (check_shape(f"shape of {name}", shape), value)
+
+    def _check_new(self, kind: str, name: str) -> None:
+        declared = name in self.weights or name in self.buffers
+        if declared or callable(getattr(type(self), name, None)) or not name.isidentifier():
+            raise ValueError(f"name of a {kind}: got {name!r}, expected a new identifier")
 
     @property
     def weights(self) -> dict[str, tuple[tuple[int, ...], Initializer]]:
         """Shape and initializer of each declared weight."""
         declared: dict[str, tuple[tuple[int, ...], Initializer]]
         declared = self.__dict__.setdefault("_weights", {})
+        return declared
+
+    @property
+    def buffers(self) -> dict[str, tuple[tuple[int, ...], float]]:
+        """Shape and first value of each declared buffer."""
+        declared: dict[str, tuple[tuple[int, ...], float]]
+        declared = self.__dict__.setdefault("_buffers", {})
         return declared
 
     def config(self) -> dict[str, Any]:
@@ -154,9 +183,12 @@ class Layer(Component):
     def __getstate__(self) -> dict[str, Any]:
         if not hasattr(self, "index"):
             return self.__dict__
-        # Weights are views of the model's vectors, which a copy would cut; the model copies those.
-        dropped = {"_weights", "index", "activation", "input_shape", "output_shape"}
-        dropped |= {prefix + name for name in self.weights for prefix in ("", "d")}
+        # Weights are views of the model's vectors, which a copy would cut; the model copies those,
+        # and the buffers.
+        dropped = {"_weights", "_buffers", "index", "activation", "input_shape", "output_shape"}
+        dropped |= self.buffers.keys() | {
+            prefix + name for name in self.weights for prefix in ("", "d")
+        }
         return {key: value for key, value in self.__dict__.items() if key not in dropped}
 
     @property

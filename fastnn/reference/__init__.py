@@ -3,7 +3,19 @@
 Leaves speed to ``fastnn.kernels``, whose functions have the same names and parameters.
 """
 
-from fastnn.reference import conv2d, dense, elementwise, loss, norms, optimizer, pool2d, rnn, step
+from fastnn.reference import (
+    batchnorm,
+    conv2d,
+    dense,
+    elementwise,
+    loss,
+    norms,
+    optimizer,
+    pool2d,
+    rnn,
+    step,
+)
+from fastnn.reference.batchnorm import *  # noqa: F403
 from fastnn.reference.conv2d import *  # noqa: F403
 from fastnn.reference.dense import *  # noqa: F403
 from fastnn.reference.elementwise import *  # noqa: F403
@@ -15,7 +27,8 @@ from fastnn.reference.rnn import *  # noqa: F403
 from fastnn.reference.step import *  # noqa: F403
 
 __all__ = (
-    conv2d.__all__
+    batchnorm.__all__
+    + conv2d.__all__
     + dense.__all__
     + elementwise.__all__
     + loss.__all__
