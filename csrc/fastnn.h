@@ -349,7 +349,7 @@ typedef struct {
     float *out;
     int64_t n, f, limit;
 } fnn_gather_rows_args;
-typedef struct { const int32_t *labels; const int64_t *rows, *clock; int32_t *out; int64_t n, limit; } fnn_gather_labels_args;
+typedef struct { const int32_t *labels; const int64_t *rows, *clock; int32_t *out; int64_t n, p, limit; } fnn_gather_labels_args;
 /* losses[batch] = loss[0], corrects[batch] = correct[0]; FNN_STOP where the loss is not finite */
 typedef struct {
     const float *loss;

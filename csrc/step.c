@@ -37,11 +37,12 @@ KERNEL(gather_rows) {
     return FNN_OK;
 }
 
-/* out[i] = labels[rows[clock[0] + i]]; share 0 does it */
+/* out (N, P): out[i] = labels[rows[clock[0] + i]]; share 0 does it */
 KERNEL(gather_labels) {
     if (part.tid > 0) return FNN_OK;
     if (past_end(a->clock[FNN_ROW], a->n, a->limit)) return FNN_PAST_END;
-    for (int64_t i = 0; i < a->n; i++) a->out[i] = a->labels[row_at(a->rows, a->clock[FNN_ROW] + i)];
+    for (int64_t i = 0; i < a->n; i++)
+        memcpy(a->out + i * a->p, a->labels + row_at(a->rows, a->clock[FNN_ROW] + i) * a->p, sizeof(int32_t) * (size_t)a->p);
     return FNN_OK;
 }
 

@@ -24,6 +24,7 @@ __all__ = [
     "packed",
     "to_array",
     "to_labels",
+    "to_lengths",
     "to_rows",
     "to_weights",
 ]
@@ -273,7 +274,7 @@ def to_rows(
 
 
 def to_labels(name: str, labels: Array, classes: int) -> Array:
-    """Return integer class labels (N,) as int32.
+    """Return integer class labels (N, ...) as int32.
 
     Raises
     ------
@@ -294,12 +295,41 @@ def to_labels(name: str, labels: Array, classes: int) -> Array:
             f"{name}: got labels of dtype {labels.dtype}, expected integers; "
             "use y.astype(int) if they are class numbers"
         )
-    bad = np.flatnonzero((labels < 0) | (labels >= classes))
+    bad = np.argwhere((labels < 0) | (labels >= classes))
     if bad.size:
+        shown = labels[tuple(bad[0])]
         raise ValueError(
-            f"{name}: got label {labels[bad[0]]} in row {bad[0]}, expected labels in [0, {classes})"
+            f"{name}: got label {shown} in row {bad[0][0]}, expected labels in [0, {classes})"
         )
     return packed(labels, np.int32)
+
+
+def to_lengths(name: str, value: ArrayLike, rows: int, steps: int) -> Array:
+    """Return the lengths of sequences (N,) as int32.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are not integers in [1, steps], one for each row.
+
+    Examples
+    --------
+    >>> to_lengths("lengths", [3, 0], 2, 5)
+    Traceback (most recent call last):
+    ...
+    ValueError: lengths: got 0 in row 1, expected integers from 1 to 5
+    """
+    lengths = to_array(name, value)
+    if lengths.dtype.kind not in "ui":
+        raise TypeError(f"{name}: got dtype {lengths.dtype}, expected integers")
+    if lengths.shape != (rows,):
+        raise ValueError(f"{name}: got shape {lengths.shape}, expected ({rows},)")
+    bad = np.flatnonzero((lengths < 1) | (lengths > steps))
+    if bad.size:
+        raise ValueError(
+            f"{name}: got {lengths[bad[0]]} in row {bad[0]}, expected integers from 1 to {steps}"
+        )
+    return packed(lengths, np.int32)
 
 
 def to_weights(name: str, value: ArrayLike, shape: tuple[int, ...], dtype: DTypeLike) -> Array:

@@ -54,7 +54,10 @@ class Predictor:
         model = self.model
         self.k = k
         layers = model.layers[: self.end]
-        self.workspace = Workspace(layers, n, model.dtype, training=False)
+        lengths = any(layer.takes_lengths for layer in layers)
+        self.workspace = Workspace(layers, n, model.dtype, training=False, lengths=lengths)
+        if self.workspace.lengths is not None:
+            self.workspace.lengths.fill(model.layers[0].input_shape[0])
         self.clock = np.zeros(3, np.int64)
         blocker = unrecordable(k, layers)
         if blocker is not None:
@@ -84,10 +87,15 @@ class Predictor:
         for stage in ws.stages:
             stage.forward(self.k)
 
-    def __call__(self, x: ArrayLike) -> Array:
-        """Return the output for samples ``x`` (N, *input_shape)."""
+    def __call__(self, x: ArrayLike, lengths: ArrayLike | None = None) -> Array:
+        """Return the output for samples ``x`` (N, *input_shape), sequences of these lengths."""
         # The short way, for a few microseconds: float32 of a shape that was seen before.
-        if type(x) is np.ndarray and x.dtype is _FLOAT32 and self.k is backend.active:
+        if (
+            type(x) is np.ndarray
+            and x.dtype is _FLOAT32
+            and lengths is None
+            and self.k is backend.active
+        ):
             run = self.runs.get(x.shape)
             if run is not None:
                 inputs, squares, out, compute = run
@@ -95,20 +103,34 @@ class Predictor:
                 if isfinite(squares()):
                     compute()
                     return out.copy()
-        return self._in_chunks(x)
+        return self._in_chunks(x, lengths)
 
-    def _in_chunks(self, x: ArrayLike) -> Array:
+    def _in_chunks(self, x: ArrayLike, lengths: ArrayLike | None) -> Array:
         model = self.model
         k = backend.kernels_for(model.dtype)
         if k is not self.k:
             self._use(k, self.workspace.n)
         rows, scale = to_rows("x", x, model.layers[0].input_shape, model.dtype)
+        ends = model.sequence_lengths("lengths", lengths, len(rows), self.end)
         out = np.empty((len(rows), *model.layers[self.end - 1].output_shape), model.dtype)
         for start in range(0, len(rows), self.chunk):
             stop = min(start + self.chunk, len(rows))
             inputs, _, result, compute = self._run(stop - start)
             self.clock[0] = start
             self.k.gather_rows(rows, None, scale, self.clock, inputs.reshape(stop - start, -1))
-            compute()
+            if ends is None:
+                compute()
+            else:
+                self._compute_until(ends[start:stop], compute)
             out[start:stop] = result
         return out
+
+    def _compute_until(self, ends: Array, compute: Callable[[], Any]) -> None:
+        """Compute with sequences that end early."""
+        lengths = self.workspace.lengths
+        assert lengths is not None
+        lengths[: len(ends)] = ends
+        try:
+            compute()
+        finally:
+            lengths.fill(self.model.layers[0].input_shape[0])

@@ -70,7 +70,7 @@ class Loss(Component):
     def targets(
         self, name: str, y: ArrayLike, shape: tuple[int, ...], dtype: DTypeLike, pixels: bool
     ) -> tuple[Array, float]:
-        """Return the targets as (N,) int32 or (N, F) uint8 or ``dtype``, and a factor for them.
+        """Return the targets, (N,) or (N, T) int32 or (N, F) uint8 or ``dtype``, and a factor.
 
         Parameters
         ----------
@@ -133,27 +133,31 @@ class CrossEntropy(Loss):
         self, name: str, y: ArrayLike, shape: tuple[int, ...], dtype: DTypeLike, pixels: bool
     ) -> tuple[Array, float]:
         array = to_array(name, y)
-        if len(shape) != 1 or shape[0] < 2:
+        if shape[-1] < 2:
             raise ValueError(
-                f"loss: CrossEntropy needs an output of shape (classes,) with at least 2 classes, "
-                f"the model's is {shape}"
+                f"loss: CrossEntropy needs an output of shape (..., classes) with at least 2 "
+                f"classes, the model's is {shape}"
             )
-        if array.ndim == 1:
-            return to_labels(name, array, shape[0]), 1.0
-        if array.ndim != 2 or array.shape[1] != shape[0]:
+        if array.ndim and array.shape[1:] == shape[:-1]:
+            return to_labels(name, array, shape[-1]), 1.0
+        if array.ndim == 0 or array.shape[1:] != shape:
+            *most, last = map(str, shape)
+            labels = f"(rows, {', '.join(most)})" if most else "(rows,)"
+            hint = "; is a Flatten() missing in the model?" if most and array.ndim == 1 else ""
             raise ValueError(
-                f"{name}: got shape {array.shape}, expected (rows,) or (rows, {shape[0]})"
+                f"{name}: got shape {array.shape}, expected {labels} or "
+                f"(rows, {', '.join([*most, last])}){hint}"
             )
-        rows = packed(array, dtype)
+        rows = packed(array, dtype).reshape(-1, shape[-1])
         check_finite(name, rows)
         if np.array_equal(rows, rows.astype(bool)) and (rows.sum(axis=1) == 1).all():
-            return rows.argmax(axis=1).astype(np.int32), 1.0
+            return rows.argmax(axis=1).astype(np.int32).reshape(array.shape[:-1]), 1.0
         bad = np.flatnonzero((rows < 0).any(axis=1) | (abs(rows.sum(axis=1) - 1) > 1e-3))
         if bad.size:
             raise ValueError(
                 f"{name}: got row {bad[0]} = {rows[bad[0]]}, expected probabilities that sum to 1"
             )
-        return rows, 1.0
+        return rows.reshape(len(array), -1), 1.0
 
     def compute(
         self,
@@ -165,10 +169,14 @@ class CrossEntropy(Loss):
         loss: Array,
         correct: Array,
     ) -> None:
-        if target.ndim == 1:
-            k.softmax_cross_entropy(x, target, weights, dx, loss, correct)
+        rows = x.reshape(-1, x.shape[-1])
+        gradient = None if dx is None else dx.reshape(rows.shape)
+        if target.dtype == np.int32:
+            labels = target.reshape(-1)
+            k.softmax_cross_entropy(rows, labels, weights, gradient, loss, correct)
         else:
-            k.softmax_cross_entropy_soft(x, target, weights, dx, loss, correct)
+            probabilities = target.reshape(rows.shape)
+            k.softmax_cross_entropy_soft(rows, probabilities, weights, gradient, loss, correct)
 
 
 class ElementwiseLoss(Loss):
@@ -319,8 +327,10 @@ def weights_of(
     class_weight: Mapping[int, float] | None,
     classes: int,
     dtype: DTypeLike,
+    lengths: Array | None = None,
+    steps: int = 1,
 ) -> Array | None:
-    """Return the weight of each sample in the loss, (N, 1), or None if all count alike.
+    """Return the weight of each row in the loss, (N, P), or None if all count alike.
 
     Parameters
     ----------
@@ -331,6 +341,10 @@ def weights_of(
         By class number; 1 for those that it leaves out.
     classes : int
     dtype : float dtype
+    lengths : (N,) int32, optional
+        Of sequences of outputs; the steps beyond do not count.
+    steps : int
+        P, where the targets are no class numbers.
 
     Raises
     ------
@@ -339,25 +353,29 @@ def weights_of(
 
     Examples
     --------
-    >>> weights_of(np.array([0, 1, 1], np.int32), [1, 1, 0], {1: 4.0}, 2, np.float32).ravel()
+    >>> labels = np.array([0, 1, 1], np.int32)
+    >>> weights_of(labels, [1, 1, 0], {1: 4.0}, 2, np.float32).ravel()
     array([1., 4., 0.], dtype=float32)
     """
-    if sample_weight is None and class_weight is None:
+    if sample_weight is None and class_weight is None and lengths is None:
         return None
-    weights = np.ones(len(targets), dtype)
+    labels = targets.reshape(len(targets), -1) if targets.dtype == np.int32 else None
+    weights = np.ones((len(targets), steps if labels is None else labels.shape[1]), dtype)
     if sample_weight is not None:
-        weights = to_weights("sample_weight", sample_weight, weights.shape, dtype)
+        weights *= to_weights("sample_weight", sample_weight, (len(targets),), dtype)[:, None]
     if class_weight is not None:
         if not isinstance(class_weight, Mapping):
             raise TypeError(
                 f"class_weight: got {type(class_weight).__name__}, expected a dict of weights by "
                 "class number"
             )
-        if targets.ndim != 1 or targets.dtype != np.int32:
+        if labels is None:
             raise ValueError("class_weight: expected with class numbers as targets only")
         table = np.ones(classes)
         for label, weight in class_weight.items():
             row = check_integer("class_weight", label, 0, classes - 1)
             table[row] = check_real(f"class_weight[{row}]", weight, 0)
-        weights = to_weights("class_weight", weights * table[targets], weights.shape, dtype)
-    return weights[:, None]
+        weights = to_weights("class_weight", weights * table[labels], weights.shape, dtype)
+    if lengths is not None:
+        weights *= np.arange(weights.shape[1]) < lengths[:, None]
+    return weights

@@ -22,6 +22,7 @@ from fastnn.checks import (
     check_integer,
     check_shape,
     to_array,
+    to_lengths,
     to_rows,
 )
 from fastnn.component import Component, choose
@@ -271,7 +272,8 @@ class Sequential:
         optimizer: str | Optimizer | None = None,
         epochs: int = 1,
         batch_size: int | None = 32,
-        validation_data: tuple[ArrayLike, ArrayLike] | None = None,
+        lengths: ArrayLike | None = None,
+        validation_data: tuple[ArrayLike, ...] | None = None,
         validation_every: int | None = None,
         sample_weight: ArrayLike | None = None,
         class_weight: Mapping[int, float] | None = None,
@@ -299,7 +301,9 @@ class Sequential:
         epochs : int
         batch_size : int or None
             None takes all samples in one step. The last batch of an epoch may be smaller.
-        validation_data : (x, y), optional
+        lengths : (N,) array_like of int, optional
+            Of sequences, in [1, steps]: what comes after is padding, which changes nothing.
+        validation_data : (x, y) or (x, y, lengths), optional
             Measured after each epoch.
         validation_every : int, optional
             Measure them every so many steps, too; the figures are in ``history.iterations``.
@@ -355,7 +359,10 @@ class Sequential:
                 raise ValueError("validation_every: expected with validation_data only")
         self._claim()
         try:
-            data = self._data(x, y, chosen, "x", "y", sample_weight, class_weight)
+            data = self._data(
+                *(x, y, chosen, "x", "y", sample_weight, class_weight),
+                lengths=lengths,
+            )
             self.history = history = History()
             measure = None
             if validation_data is not None:
@@ -402,6 +409,8 @@ class Sequential:
         y_name: str,
         sample_weight: ArrayLike | None = None,
         class_weight: Mapping[int, float] | None = None,
+        lengths: ArrayLike | None = None,
+        lengths_name: str = "lengths",
     ) -> Data:
         """Convert and check samples and targets, once."""
         rows, x_scale = self._rows(x_name, x)
@@ -412,14 +421,44 @@ class Sequential:
             raise ValueError(
                 f"{y_name}: got {len(targets)} rows, expected {len(rows)}, as many as {x_name} has"
             )
-        classes = self.output_shape[-1]
-        weights = weights_of(targets, sample_weight, class_weight, classes, self.dtype)
-        return Data(rows, x_scale, targets, y_scale, weights)
+        ends = self.sequence_lengths(lengths_name, lengths, len(rows), len(self.layers))
+        steps, *features = self.output_shape
+        sequences = bool(features) and steps == self.input_shape[0]
+        weights = weights_of(
+            *(targets, sample_weight, class_weight, self.output_shape[-1], self.dtype),
+            lengths=ends if sequences else None,
+            steps=steps if sequences and ends is not None else 1,
+        )
+        return Data(rows, x_scale, targets, y_scale, weights, ends)
 
-    def _validation(self, data: tuple[ArrayLike, ArrayLike], loss: Loss) -> Data:
-        if not isinstance(data, (tuple, list)) or len(data) != 2:
-            raise TypeError(f"validation_data: got {type(data).__name__}, expected a pair (x, y)")
-        return self._data(data[0], data[1], loss, "validation_data[0]", "validation_data[1]")
+    def _validation(self, data: tuple[ArrayLike, ...], loss: Loss) -> Data:
+        if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
+            raise TypeError(
+                f"validation_data: got {type(data).__name__}, expected (x, y) or (x, y, lengths)"
+            )
+        names = [f"validation_data[{i}]" for i in range(3)]
+        return self._data(
+            *(data[0], data[1], loss, names[0], names[1]),
+            lengths=data[2] if len(data) == 3 else None,
+            lengths_name=names[2],
+        )
+
+    def sequence_lengths(
+        self, name: str, lengths: ArrayLike | None, rows: int, end: int
+    ) -> Array | None:
+        """Return lengths for this many samples as (N,) int32; None stands for all steps.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If they do not fit, or none of the layers before ``end`` takes sequences.
+        """
+        if lengths is None:
+            return None
+        if not any(layer.takes_lengths for layer in self.layers[:end]):
+            raise ValueError(f"{name}: expected with a recurrent layer only, there is none")
+        assert self.input_shape is not None
+        return to_lengths(name, lengths, rows, self.input_shape[0])
 
     def _rows(self, name: str, x: ArrayLike) -> tuple[Array, float]:
         """Return samples as a matrix and their factor; build the model if they are its first."""
@@ -455,6 +494,7 @@ class Sequential:
         y: ArrayLike,
         loss: str | Loss | None = None,
         *,
+        lengths: ArrayLike | None = None,
         sample_weight: ArrayLike | None = None,
     ) -> dict[str, float]:
         """Measure loss and, with cross-entropy, accuracy.
@@ -465,7 +505,7 @@ class Sequential:
             As for ``fit``.
         loss : str or Loss, optional
             That of the last ``fit`` by default, or cross-entropy.
-        sample_weight : (N,) array_like, optional
+        lengths, sample_weight : (N,) array_like, optional
             As for ``fit``.
 
         Returns
@@ -481,16 +521,16 @@ class Sequential:
             If the loss is not finite.
         """
         chosen = self._loss if loss is None else choose("loss", loss, Loss, LOSSES)
-        data = self._data(x, y, chosen, "x", "y", sample_weight)
+        data = self._data(x, y, chosen, "x", "y", sample_weight, lengths=lengths)
         measure = Trainer(self, data, chosen, batch_size=chunk_rows(self))
         measure.run_epoch()
         return measure.figures()
 
-    def predict(self, x: ArrayLike) -> Array:
+    def predict(self, x: ArrayLike, lengths: ArrayLike | None = None) -> Array:
         """Return the outputs (N, *output_shape) for samples ``x`` (N, *input_shape).
 
         The bits do not depend on how samples are split among calls. Threads may call it at the
-        same time.
+        same time. ``lengths`` (N,) are those of sequences, as for ``fit``.
 
         Raises
         ------
@@ -502,7 +542,7 @@ class Sequential:
         except IndexError:
             predictor = self._predictor(x, len(self.layers))
         try:
-            return predictor(x)
+            return predictor(x, lengths)
         finally:
             self._whole.append(predictor)
 
@@ -511,23 +551,24 @@ class Sequential:
             self._rows("x", x)
         return Predictor(self, end)
 
-    def predict_classes(self, x: ArrayLike) -> Array:
-        """Return the class with the largest output for each sample: (N,) int64.
+    def predict_classes(self, x: ArrayLike, lengths: ArrayLike | None = None) -> Array:
+        """Return the class with the largest output for each sample, or step: (N, ...) int64.
 
         Raises
         ------
         TypeError, ValueError
-            If ``x`` does not fit, or the model's output is not (classes,).
+            If ``x`` or ``lengths`` do not fit, or the model's output is an image.
         """
-        out = self.predict(x)
-        if out.ndim != 2:
+        out = self.predict(x, lengths)
+        if out.ndim > 3:
             raise ValueError(
-                f"predict_classes: the model's output is {self.output_shape}, expected (classes,)"
+                f"predict_classes: the model's output is {self.output_shape}, expected (classes,) "
+                "or (steps, classes)"
             )
-        classes: Array = out.argmax(axis=1)
+        classes: Array = out.argmax(axis=-1)
         return classes
 
-    def features(self, x: ArrayLike, layer: int = -2) -> Array:
+    def features(self, x: ArrayLike, layer: int = -2, lengths: ArrayLike | None = None) -> Array:
         """Return a layer's output (N, ...) for samples ``x``.
 
         Parameters
@@ -535,6 +576,8 @@ class Sequential:
         x : (N, *input_shape) array_like
         layer : int
             Index as in ``summary``; from the end where it is negative.
+        lengths : (N,) array_like of int, optional
+            Of sequences, as for ``fit``.
 
         Raises
         ------
@@ -549,7 +592,7 @@ class Sequential:
         except IndexError:
             predictor = self._predictor(x, end)
         try:
-            return predictor(x)
+            return predictor(x, lengths)
         finally:
             pool.append(predictor)
 

@@ -33,7 +33,9 @@ __all__ = ["Data", "Trainer", "generator", "record", "unrecordable"]
 class Data(NamedTuple):
     """Samples and targets as matrices, each with the factor to read it with.
 
-    ``weights`` (N, P) are those of the P rows that a sample has in the loss; None stands for ones.
+    ``y`` may be class numbers, (N,) or (N, P) int32. ``weights`` (N, P) are those of the P rows
+    that a sample has in the loss; None stands for ones. ``lengths`` (N,) int32 are those of
+    sequences.
     """
 
     x: Array
@@ -41,6 +43,7 @@ class Data(NamedTuple):
     y: Array
     y_scale: float
     weights: Array | None = None
+    lengths: Array | None = None
 
 
 def generator(seed: int, epoch: int) -> np.random.Generator:
@@ -169,7 +172,8 @@ class Trainer:
             clock=self.clock,
             seed=seed,
             skip=skip,
-            target=(data.y.shape[1:], np.int32 if data.y.ndim == 1 else model.dtype),
+            target=(data.y.shape[1:], np.int32 if data.y.dtype == np.int32 else model.dtype),
+            lengths=data.lengths is not None,
             weights=0 if data.weights is None else data.weights.shape[1],
         )
         components = [*model.layers, loss, *([] if optimizer is None else [optimizer])]
@@ -223,9 +227,16 @@ class Trainer:
 
     def _fetch(self, ws: Workspace) -> None:
         k, data = self.k, self.data
-        k.gather_rows(data.x, self._rows, data.x_scale, self.clock, ws.rows)
-        if data.y.ndim == 1:
-            k.gather_labels(data.y, self._rows, self.clock, ws.target)
+        assert ws.target is not None
+        if data.x.dtype == np.int32:
+            k.gather_labels(data.x, self._rows, self.clock, ws.rows)
+        else:
+            k.gather_rows(data.x, self._rows, data.x_scale, self.clock, ws.rows)
+        if data.lengths is not None and ws.lengths is not None:
+            k.gather_labels(data.lengths[:, None], self._rows, self.clock, ws.lengths[:, None])
+        if data.y.dtype == np.int32:
+            labels = data.y.reshape(self.samples, -1)
+            k.gather_labels(labels, self._rows, self.clock, ws.target.reshape(ws.n, -1))
         else:
             k.gather_rows(data.y, self._rows, data.y_scale, self.clock, ws.target)
         if data.weights is not None:
@@ -321,13 +332,15 @@ class Trainer:
 
     @property
     def _rows_per_sample(self) -> int:
-        return 1 if self.data.weights is None else self.data.weights.shape[1]
+        if self.data.weights is not None:
+            return int(self.data.weights.shape[1])
+        return math.prod(self.data.y.shape[1:]) if self.data.y.dtype == np.int32 else 1
 
     def _counted(self) -> Array:
         """Return how many rows of each batch of this epoch count in the loss: (batches,)."""
         starts = np.arange(0, self.samples, self.workspace.n)
         if self.data.weights is None:
-            return np.diff(starts, append=self.samples)
+            return self._rows_per_sample * np.diff(starts, append=self.samples)
         counts = np.count_nonzero(self.data.weights, axis=1)
         counted: Array = np.add.reduceat(
             counts if self._rows is None else counts[self._rows], starts

@@ -547,7 +547,12 @@ def build_gather(rng: Rng, sizes: Sizes) -> Args:
 
 
 def build_gather_labels(rng: Rng, sizes: Sizes) -> Args:
-    return {**build_gather(rng, sizes), "out": np.empty(sizes["N"], np.int32)}
+    n, p = sizes["N"], sizes["P"]
+    return {
+        **build_gather(rng, {"N": n}),
+        "labels": rng.integers(-9, 9, (n + 5, p)).astype(np.int32),
+        "out": np.empty((n, p), np.int32),
+    }
 
 
 def build_log_step(rng: Rng, sizes: Sizes) -> Args:
@@ -1093,10 +1098,13 @@ TABLE = [
     Case(
         "gather_labels",
         build_gather_labels,
-        [{"N": n} for n in (0, *EDGES)],
-        {"N": 64},
+        [{"N": n, "P": 1 + n % 3} for n in (0, *EDGES)],
+        {"N": 64, "P": 1},
         outputs=("out",),
+        smallest=1,
         errors=[
+            ("out", "longer"),
+            ("labels", "flat"),
             ("clock", "longer"),
             ("clock", changed(0, -1)),
             ("clock", changed(0, 6)),

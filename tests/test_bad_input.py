@@ -217,11 +217,14 @@ def test_bad_targets_of_binary_cross_entropy(value, backend):
 
 
 def test_cross_entropy_needs_classes():
-    for layers in ([fnn.Dense(1)], [fnn.Dense(4), fnn.Reshape((2, 2))]):
-        net = fnn.Sequential(layers, FEATURES)
-        with pytest.raises(ValueError, match=r"^loss: CrossEntropy needs .* at least 2 classes"):
-            net.fit(good_x(), good_y(), verbose=0)
-    with pytest.raises(ValueError, match=r"^predict_classes: the model's output is \(2, 2\)"):
+    net = fnn.Sequential([fnn.Dense(1)], FEATURES)
+    with pytest.raises(ValueError, match=r"^loss: CrossEntropy needs .* at least 2 classes"):
+        net.fit(good_x(), good_y(), verbose=0)
+    net = fnn.Sequential([fnn.Dense(4), fnn.Reshape((2, 2))], FEATURES)
+    with pytest.raises(ValueError, match=r"expected \(rows, 2\) or \(rows, 2, 2\); is a Flatten"):
+        net.fit(good_x(), good_y(), verbose=0)
+    net = fnn.Sequential([fnn.Dense(4), fnn.Reshape((1, 2, 2))], FEATURES)
+    with pytest.raises(ValueError, match=r"^predict_classes: the model's output is \(1, 2, 2\)"):
         net.predict_classes(good_x())
 
 
@@ -263,9 +266,10 @@ BAD_OPTIONS = [
     ("optimizer", 0.01, TypeError, r"got 0.01 \(float\)"),
     ("optimizer", fnn.SGD, TypeError, r"make an object of it: SGD\(...\)"),
     ("optimizer", fnn.CrossEntropy(), TypeError, "got CrossEntropy"),
-    ("validation_data", good_x(), TypeError, r"got ndarray, expected a pair \(x, y\)"),
+    ("validation_data", good_x(), TypeError, r"got ndarray, expected \(x, y\) or \(x"),
     ("validation_data", (good_x(),), TypeError, "got tuple"),
-    ("validation_data", (good_x(), good_y(), 1), TypeError, "got tuple"),
+    ("validation_data", (good_x(), good_y(), 1, 1), TypeError, "got tuple"),
+    ("lengths", np.ones(12, int), ValueError, "expected with a recurrent layer only"),
     ("validation_data", 0.2, TypeError, "got float"),
     ("validation_every", 0, ValueError, "got 0, expected an integer >= 1"),
     ("validation_every", 2.5, TypeError, "got 2.5"),
@@ -456,9 +460,9 @@ BAD_CALLS = {
         "^dtype: got float16",
     ),
     "dense on images": (
-        lambda: fnn.Sequential([fnn.ReLU(), fnn.Dense(3)], (28, 28)),
+        lambda: fnn.Sequential([fnn.ReLU(), fnn.Dense(3)], (28, 28, 1)),
         ValueError,
-        r"^layer 1 \(Dense\): input shape is \(28, 28\), expected \(features,\); put Flatten\(\)",
+        r"^layer 1 \(Dense\): input shape is \(28, 28, 1\), expected \(features,\) or \(steps, f",
     ),
     "reshape that does not fit": (
         lambda: fnn.Sequential([fnn.Flatten(), fnn.Reshape((5, -1))], (3, 4)),

@@ -177,3 +177,98 @@ def test_an_unknown_activation_is_refused():
 def test_sequences_of_other_lengths_are_refused(cell, backend):
     with pytest.raises(ValueError, match=r"x: .*6, 5\)"):
         net(cell).predict(np.ones((2, 7, 5), np.float32))
+
+
+# ---- sequences of different lengths --------------------------------------------------------------
+
+
+def of_lengths(n=50, steps=6):
+    lengths = np.random.default_rng(1).integers(1, steps + 1, n)
+    x = sequences(n, steps)[0]
+    return x, lengths, np.arange(steps) < lengths[:, None]
+
+
+@every_cell
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_what_comes_after_a_sequence_does_not_matter(cell, bidirectional, backend):
+    x, lengths, on = of_lengths()
+    other = np.where(on[:, :, None], x, 7.0)
+    layers = [CELLS[cell](4, True, bidirectional=bidirectional), CELLS[cell](3)]
+    model = fnn.Sequential(layers, (6, 5), seed=0)
+    got = model.predict(x, lengths)
+    np.testing.assert_array_equal(got, model.predict(other, lengths))
+    alone = [model.predict(x[i : i + 1], lengths[i : i + 1])[0] for i in range(50)]
+    if backend == "compiled":
+        np.testing.assert_array_equal(got, alone)
+    states = model.features(x, 0, lengths)
+    assert not states[~on].any()
+    np.testing.assert_array_equal(model.predict(x), model.predict(x, np.full(50, 6)))
+
+
+@every_cell
+def test_padding_has_no_gradient(cell, backend):
+    x, lengths, on = of_lengths()
+    y = sequences()[1]
+    thetas = []
+    for data in (x, np.where(on[:, :, None], x, -3.0)):
+        model = net(cell, bidirectional=True)
+        model.fit(
+            *(data, y),
+            lengths=lengths,
+            validation_data=(data, y, lengths),
+            optimizer="adam",
+            batch_size=16,
+            verbose=0,
+        )
+        thetas.append(model.theta)
+        assert model.evaluate(data, y, lengths=lengths) == pytest.approx(
+            {key[4:]: value[-1] for key, value in model.history.items() if key[:4] == "val_"}
+        )
+    np.testing.assert_array_equal(*thetas)
+
+
+def test_targets_of_every_step(backend):
+    """Each step says whether the sum so far is positive."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 8, 1)).astype(np.float32)
+    y = (x[:, :, 0].cumsum(axis=1) > 0).astype(int)
+    lengths = rng.integers(3, 9, 400)
+    layers = [fnn.GRU(8, True), fnn.Dense(2)]
+    model = fnn.Sequential(layers, (8, 1), seed=0)
+    history = model.fit(
+        *(x, y), lengths=lengths, optimizer=fnn.Adam(0.03), epochs=8, batch_size=40, verbose=0
+    )
+    assert history["accuracy"][-1] > 0.9
+    on = np.arange(8) < lengths[:, None]
+    hits = (model.predict_classes(x, lengths) == y)[on].mean()
+    assert model.evaluate(x, y, lengths=lengths)["accuracy"] == pytest.approx(hits)
+    spoiled = np.where(on, y, 1 - y)
+    assert model.evaluate(x, spoiled, lengths=lengths) == model.evaluate(x, y, lengths=lengths)
+    one_hot = np.eye(2)[y]
+    whole = model.evaluate(x, y)
+    assert model.evaluate(x, one_hot)["loss"] == pytest.approx(whole["loss"])
+    assert whole["accuracy"] == pytest.approx((model.predict_classes(x) == y).mean())
+
+
+@pytest.mark.parametrize(
+    ("lengths", "error", "message"),
+    [
+        (np.zeros(50, int), ValueError, "lengths: got 0 in row 0, expected integers from 1 to 6"),
+        (np.full(50, 7), ValueError, "lengths: got 7 in row 0"),
+        (np.ones(49, int), ValueError, r"lengths: got shape \(49,\), expected \(50,\)"),
+        (np.ones(50), TypeError, "lengths: got dtype float64, expected integers"),
+        ("all", TypeError, "lengths: "),
+    ],
+)
+def test_bad_lengths(lengths, error, message, backend):
+    x, y = sequences()
+    model = net("RNN")
+    theta = model.theta.copy()
+    for call in (
+        lambda: model.fit(x, y, lengths=lengths, verbose=0),
+        lambda: model.evaluate(x, y, lengths=lengths),
+        lambda: model.predict(x, lengths),
+    ):
+        with pytest.raises(error, match=message):
+            call()
+    np.testing.assert_array_equal(model.theta, theta)

@@ -414,7 +414,7 @@ cdef extern from "fastnn.h" nogil:
         const int64_t *rows
         const int64_t *clock
         int32_t *out
-        int64_t n, limit
+        int64_t n, p, limit
 
     ctypedef struct fnn_log_step_args:
         const float *loss

@@ -65,21 +65,26 @@ def gather_rows(
 
 
 def gather_labels(
-    const int32_t[::1] labels not None, const int64_t[::1] rows, const int64_t[::1] clock not None,
-    int32_t[::1] out not None,
+    const int32_t[:, ::1] labels not None, const int64_t[::1] rows, const int64_t[::1] clock not None,
+    int32_t[:, ::1] out not None,
 ):
     """out[i] = labels[rows[clock[0] + i]].
 
-    Shapes: labels (M,) int32, rows (R,) int64 or None (0, 1, ...), clock (3,) int64, out (N,) int32.
+    Shapes: labels (M, P) int32, rows (R,) int64 or None (0, 1, ...), clock (3,) int64, out (N, P) int32.
     """
     cdef fnn_gather_labels_args args
     args.limit = check_rows("gather_labels", labels.shape[0], rows, clock, out.shape[0])
-    args.labels, args.clock, args.out, args.n = &labels[0], &clock[0], &out[0], out.shape[0]
+    if labels.shape[1] != out.shape[1]:
+        raise ValueError(
+            f"gather_labels: out of shape {tuple(out.base.shape)} does not fit labels of shape {tuple(labels.base.shape)}"
+        )
+    args.labels, args.clock, args.out = &labels[0, 0], &clock[0], &out[0, 0]
+    args.n, args.p = out.shape[0], out.shape[1]
     args.rows = NULL
     if rows is not None:
         args.rows = &rows[0]
     submit(
-        FNN_OP_gather_labels, &args, sizeof(args), args.n,
+        FNN_OP_gather_labels, &args, sizeof(args), args.n * args.p,
         (labels.base, None if rows is None else rows.base, clock.base), (out.base,),
     )
 

@@ -42,6 +42,8 @@ class Layer(Component):
         ``dout``, but backward reads ``x``.
     reads_output : bool
         True: backward reads ``out``.
+    takes_lengths : bool
+        True: the input is a sequence, which may end before its last step.
     kernels : tuple of str
         Names of the weights that penalties apply to.
     input_shape, output_shape : tuple of int
@@ -74,6 +76,7 @@ class Layer(Component):
     inplace: ClassVar[bool] = False
     elementwise: ClassVar[bool] = False
     reads_output: ClassVar[bool] = True
+    takes_lengths: ClassVar[bool] = False
     kernels: tuple[str, ...] = ()
 
     input_shape: tuple[int, ...]

@@ -15,7 +15,7 @@ __all__ = ["Dense"]
 
 
 class Dense(Weighted):
-    """Affine map ``x @ w + b`` of samples with one axis.
+    """Affine map ``x @ w + b`` of the last axis, such as of each step of a sequence.
 
     Parameters
     ----------
@@ -63,15 +63,16 @@ class Dense(Weighted):
         self.units = check_integer("units", units, 1)
 
     def build(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
-        if len(input_shape) != 1:
+        if len(input_shape) > 2:
             raise ValueError(
-                f"input shape is {input_shape}, expected (features,); put Flatten() before it"
+                f"input shape is {input_shape}, expected (features,) or (steps, features); put "
+                "Flatten() before it"
             )
-        self.add_kernel((input_shape[0], self.units), self.units)
-        return (self.units,)
+        self.add_kernel((input_shape[-1], self.units), self.units)
+        return (*input_shape[:-1], self.units)
 
     def forward(self, k: ModuleType, x: Array, out: Array, saved: SimpleNamespace) -> None:
-        k.dense_forward(x, self.w, self.b, out)
+        k.dense_forward(rows(x), self.w, self.b, rows(out))
 
     def backward(
         self,
@@ -82,4 +83,10 @@ class Dense(Weighted):
         dx: Array | None,
         saved: SimpleNamespace,
     ) -> None:
-        k.dense_backward(dout, x, self.w, dx, self.dw, self.db)
+        dx = None if dx is None else rows(dx)
+        k.dense_backward(rows(dout), rows(x), self.w, dx, self.dw, self.db)
+
+
+def rows(x: Array) -> Array:
+    """Return samples, or steps of them, as rows of a matrix."""
+    return x.reshape(-1, x.shape[-1])

@@ -26,6 +26,7 @@ class _Recurrent(Weighted):
     """What the three cells share; a subclass names its gates, its states and its kernels."""
 
     records = True
+    takes_lengths = True
     gates: ClassVar[int]
     """Blocks of H columns in the weights."""
     states: ClassVar[dict[str, tuple[int, int]]]

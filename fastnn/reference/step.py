@@ -65,15 +65,15 @@ def gather_rows(data: Array, rows: Array | None, scale: float, clock: Array, out
 
 
 def gather_labels(labels: Array, rows: Array | None, clock: Array, out: Array) -> None:
-    """Fetch this step's labels: ``out[i] = labels[rows[clock[0] + i]]``.
+    """Fetch this step's labels, or other integers: ``out[i] = labels[rows[clock[0] + i]]``.
 
     Parameters
     ----------
-    labels : (M,) int32
+    labels : (M, P) int32
     rows : (R,) int64 or None
         Order of the epoch; None means the data's own.
     clock : (3,) int64
-    out : (N,) int32, overwritten
+    out : (N, P) int32, overwritten
 
     Raises
     ------
@@ -82,17 +82,17 @@ def gather_labels(labels: Array, rows: Array | None, clock: Array, out: Array) -
 
     Examples
     --------
-    >>> out = np.empty(1, np.int32)
-    >>> gather_labels(np.array([7, 8], np.int32), np.array([1, 0]), np.zeros(3, np.int64), out)
+    >>> out = np.empty((1, 1), np.int32)
+    >>> gather_labels(np.array([[7], [8]], np.int32), np.array([1, 0]), np.zeros(3, np.int64), out)
     >>> out
-    array([8], dtype=int32)
+    array([[8]], dtype=int32)
     """
     check_shapes(
         "gather_labels",
-        labels=(labels, "M"),
+        labels=(labels, "MP"),
         rows=(rows, "R"),
         clock=(clock, "3"),
-        out=(out, "N"),
+        out=(out, "NP"),
     )
     out[...] = labels[_batch("gather_labels", len(labels), rows, clock, len(out))]
 
