@@ -13,9 +13,11 @@ from fastnn.callbacks import (
     CSVLogger,
     EarlyStopping,
     LearningRateScheduler,
+    ModelCheckpoint,
     ReduceOnPlateau,
 )
 from fastnn.checks import DivergenceError
+from fastnn.files import FileFormatError
 from fastnn.history import History
 from fastnn.initializers import (
     Constant,
@@ -66,6 +68,7 @@ from fastnn.losses import (
 from fastnn.model import Sequential
 from fastnn.optimizers import SGD, Adam, AdamW, Optimizer, RMSProp
 from fastnn.regularizers import L1, L1L2, L2, Regularizer
+from fastnn.saving import load
 from fastnn.schedules import CosineDecay, ExponentialDecay, Schedule, StepDecay, WarmUp
 
 __version__ = "0.1.0"
@@ -98,6 +101,7 @@ __all__ = [
     "Dropout",
     "EarlyStopping",
     "ExponentialDecay",
+    "FileFormatError",
     "Flatten",
     "GlobalAvgPool2D",
     "GlorotNormal",
@@ -116,6 +120,7 @@ __all__ = [
     "MaxPool2D",
     "MeanAbsoluteError",
     "MeanSquaredError",
+    "ModelCheckpoint",
     "Ones",
     "Optimizer",
     "Orthogonal",
@@ -136,6 +141,7 @@ __all__ = [
     "WarmUp",
     "Zeros",
     "get_num_threads",
+    "load",
     "set_num_threads",
     "show_config",
     "use_backend",

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fastnn.checks import Array, check_integer, check_real
+from fastnn.checks import Array, check_flag, check_integer, check_real
 from fastnn.component import Component
+from fastnn.files import to_path
 from fastnn.history import History
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ __all__ = [
     "Callback",
     "EarlyStopping",
     "LearningRateScheduler",
+    "ModelCheckpoint",
     "ReduceOnPlateau",
     "to_callbacks",
 ]
@@ -320,6 +322,47 @@ class ReduceOnPlateau(_Watch):
         self._reduced = (state["reduced_epoch"], state["lr"])
 
 
+class ModelCheckpoint(_Watch):
+    """Save the model to a file when a figure is better than before.
+
+    To go on with a run that was killed, use ``checkpoint=`` of ``fit``.
+
+    Parameters
+    ----------
+    path : str or path
+        As of ``Sequential.save``.
+    monitor : str
+        A key of the history.
+    min_delta : float
+    mode : {"auto", "min", "max"}
+        As of ``EarlyStopping``.
+    best_only : bool
+        False: save after each epoch.
+
+    Examples
+    --------
+    >>> ModelCheckpoint("best.safetensors", monitor="val_accuracy")
+    ModelCheckpoint('best.safetensors', monitor='val_accuracy')
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        monitor: str = "val_loss",
+        min_delta: float = 0.0,
+        mode: str = "auto",
+        best_only: bool = True,
+    ) -> None:
+        super().__init__(monitor, min_delta, mode)
+        self.path = to_path(path)
+        self.best_only = check_flag("best_only", best_only)
+
+    def on_epoch_end(self, model: Sequential, history: History) -> object:
+        if not self.best_only or self.improved(model, history):
+            model.save(self.path)
+        return None
+
+
 class CSVLogger(Callback):
     """Keep a CSV file up to date with the history, a line for each epoch.
 
@@ -330,9 +373,7 @@ class CSVLogger(Callback):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        if not isinstance(path, (str, os.PathLike)):
-            raise TypeError(f"path: got {path!r}, expected a path")
-        self.path = Path(path)
+        self.path = Path(to_path(path))
         self._columns: list[str] = []
 
     def on_train_begin(self, model: Sequential, history: History) -> None:

@@ -149,7 +149,10 @@ def check_real(
     expected = " ".join(["expected a finite number", " and ".join(limits)]).rstrip()
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: got {_shown(value)}, {expected}")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
     inside = (low < number if open_low else low <= number) and (
         number < high if open_high else number <= high
     )

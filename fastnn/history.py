@@ -16,6 +16,8 @@ from fastnn.checks import Array
 
 __all__ = ["History"]
 
+_EPOCHS, _ITERATIONS = "epochs.", "iterations."
+
 
 class History(Mapping[str, list[float]]):
     """Figures of a run, one per whole epoch: ``history["loss"]``, also after an interruption.
@@ -73,6 +75,23 @@ class History(Mapping[str, list[float]]):
         for name, value in figures.items():
             self.iterations.setdefault(name, []).append(value)
 
+    def state_dict(self) -> dict[str, Array]:
+        """Return all figures as arrays, by a name."""
+        lists = {"seconds": self.seconds, "samples_per_second": self.samples_per_second}
+        lists |= {f"{_EPOCHS}{name}": values for name, values in self._figures.items()}
+        lists |= {f"{_ITERATIONS}{name}": values for name, values in self.iterations.items()}
+        arrays = {name: np.asarray(values) for name, values in lists.items()}
+        return arrays | {"batch_losses": self.batch_losses}
+
+    def load_state_dict(self, state: Mapping[str, Array]) -> None:
+        """Take over all figures."""
+        lists = {name: array.tolist() for name, array in state.items()}
+        self.seconds, self.samples_per_second = lists["seconds"], lists["samples_per_second"]
+        self._figures = _named(lists, _EPOCHS)
+        self.iterations = _named(lists, _ITERATIONS)
+        self._batches = [state["batch_losses"]]
+        self.epochs = len(self.seconds)
+
     def to_csv(self, path: str | os.PathLike[str], by: str = "epoch") -> None:
         """Write the figures to a CSV file, which is replaced at once or not at all.
 
@@ -127,6 +146,11 @@ class History(Mapping[str, list[float]]):
     def __repr__(self) -> str:
         last = ", ".join(f"{name}={values[-1]:.4g}" for name, values in self.items())
         return f"History(epochs={self.epochs}{', ' if last else ''}{last})"
+
+
+def _named(lists: Mapping[str, list[float]], start: str) -> dict[str, list[float]]:
+    """Return the lists whose names begin so, without that beginning."""
+    return {name.removeprefix(start): v for name, v in lists.items() if name.startswith(start)}
 
 
 def _write_rows(file: Any, columns: Mapping[str, list[float]], start: int = 0) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from fastnn.callbacks import Callback, to_callbacks
+from fastnn.checkpoint import Checkpoint
 from fastnn.checks import (
     Array,
     check_integer,
@@ -102,6 +103,7 @@ class Sequential:
         if self.dtype not in (np.float32, np.float64):
             raise ValueError(f"dtype: got {self.dtype}, expected float32 or float64")
         self.seed = _seed(seed)
+        self._drawn = seed is None
         self.layers = _expand(layers)
         self.input_shape: tuple[int, ...] | None = None
         self.output_shape: tuple[int, ...] | None = None
@@ -148,14 +150,7 @@ class Sequential:
             raise ValueError(f"input_shape: got {shape}, the model is built for {self.input_shape}")
 
     def _build(self, shape: tuple[int, ...]) -> None:
-        output = shape
-        for layer in self.layers:
-            layer.weights.clear()
-            layer.buffers.clear()
-            layer.input_shape = output
-            with layer.named():
-                output = check_shape("output shape", layer.build(output))
-            layer.output_shape = output
+        output = self._infer(shape)
         self._allocate()
         rng = generator(self.seed, _INITIAL_EPOCH)
         for key, weight, initializer in self._weights():
@@ -168,6 +163,18 @@ class Sequential:
             weight[...] = values
         # Last, because it says to other threads that all is there.
         self.output_shape, self.input_shape = output, shape
+
+    def _infer(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Let the layers declare their weights and buffers, and return the output's shape."""
+        output = shape
+        for layer in self.layers:
+            layer.weights.clear()
+            layer.buffers.clear()
+            layer.input_shape = output
+            with layer.named():
+                output = check_shape("output shape", layer.build(output))
+            layer.output_shape = output
+        return output
 
     def _allocate(self) -> None:
         """Lay all weights out in two vectors and give the layers their views, and buffers."""
@@ -188,14 +195,43 @@ class Sequential:
                 buffer[...] = value
                 setattr(layer, name, buffer)
 
+    def _restore(
+        self,
+        shape: tuple[int, ...],
+        check: Callable[[Mapping[str, tuple[int, ...]]], None],
+        read: Callable[[Mapping[str, Array]], None],
+    ) -> None:
+        """Build the model with weights that ``read`` fills in, after ``check`` saw the shapes.
+
+        Nothing is allocated before.
+        """
+        output = self._infer(shape)
+        check(
+            {
+                f"{index}.{name}": shape
+                for index, layer in enumerate(self.layers)
+                for name, (shape, _) in (*layer.weights.items(), *layer.buffers.items())
+            }
+        )
+        self._allocate()
+        self.output_shape, self.input_shape = output, shape
+        read(self.arrays())
+
     def _weights(self) -> Iterable[tuple[str, Array, Any]]:
         """Yield name, values and initializer of each weight."""
         for index, layer in enumerate(self.layers):
             for name, (_, initializer) in layer.weights.items():
                 yield f"{index}.{name}", getattr(layer, name), initializer
 
-    def _arrays(self) -> dict[str, Array]:
-        """Return weights and buffers, by the name of each."""
+    def arrays(self) -> dict[str, Array]:
+        """Return weights and buffers by the name of each: the arrays themselves, no copies.
+
+        Raises
+        ------
+        ValueError
+            If the model is not built.
+        """
+        self._check_built()
         return {
             f"{index}.{name}": getattr(layer, name)
             for index, layer in enumerate(self.layers)
@@ -222,8 +258,7 @@ class Sequential:
         ValueError
             If the model is not built.
         """
-        self._check_built()
-        return {key: array.copy() for key, array in self._arrays().items()}
+        return {key: array.copy() for key, array in self.arrays().items()}
 
     def load_state_dict(self, state: Mapping[str, ArrayLike]) -> None:
         """Set all weights and buffers; where anything does not fit, none is changed.
@@ -238,10 +273,9 @@ class Sequential:
         TypeError, ValueError
             If a name is missing or unknown, or a value does not fit.
         """
-        self._check_built()
+        arrays = self.arrays()
         if not isinstance(state, Mapping):
             raise TypeError(f"state: got {type(state).__name__}, expected a dict of arrays")
-        arrays = self._arrays()
         missing = [key for key in arrays if key not in state]
         unexpected = [key for key in state if key not in arrays]
         if missing or unexpected:
@@ -260,6 +294,27 @@ class Sequential:
                 raise ValueError(f"{name}: got NaN or infinity, expected finite {self.dtype}")
         for key, array in arrays.items():
             array[...] = converted[key]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write layers, options and weights to a file, which ``fastnn.load`` reads.
+
+        The file is in the safetensors format. It is replaced at once or not at all, and is on disk
+        when this returns. Functions that were given as options cannot be saved.
+
+        Parameters
+        ----------
+        path : str or path
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the model is not built, a weight is not finite, or an option has no form in a file.
+        OSError
+            If the file cannot be written; then an older one is as it was.
+        """
+        from fastnn.saving import save
+
+        save(self, path)
 
     # ---- training ----------------------------------------------------------------------------
 
@@ -283,6 +338,7 @@ class Sequential:
         seed: int | None = None,
         eager: bool = False,
         fuse: bool = True,
+        checkpoint: str | os.PathLike[str] | None = None,
     ) -> History:
         """Train on samples ``x`` and targets ``y``.
 
@@ -325,6 +381,10 @@ class Sequential:
             Run each step in Python instead of recording it in a plan.
         fuse : bool
             Let the plan merge operations; results then differ within rounding.
+        checkpoint : path, optional
+            A file for the state of the run, written after epochs and at the end. If it is there
+            at the beginning, the run goes on from it until it has ``epochs`` in total, and gives
+            the bits of a run that was never interrupted.
 
         Returns
         -------
@@ -338,6 +398,8 @@ class Sequential:
             If the loss is not finite.
         RuntimeError
             If another thread is fitting this model.
+        OSError
+            If the checkpoint cannot be read or written.
         """
         chosen = choose("loss", loss, Loss, LOSSES)
         if optimizer is None:
@@ -350,7 +412,8 @@ class Sequential:
             if not isinstance(flag, (bool, np.bool_)):
                 raise TypeError(f"{name}: got {flag!r}, expected True or False")
         hooks = to_callbacks(callbacks)
-        seed = self.seed if seed is None else _seed(seed)
+        if seed is not None:
+            seed = _seed(seed)
         if batch_size is not None:
             check_integer("batch_size", batch_size, 1)
         if validation_every is not None:
@@ -363,12 +426,27 @@ class Sequential:
                 *(x, y, chosen, "x", "y", sample_weight, class_weight),
                 lengths=lengths,
             )
-            self.history = history = History()
-            measure = None
+            held = None
             if validation_data is not None:
+                held = self._validation(validation_data, chosen)
+            self.history = history = History()
+            saved = None
+            if checkpoint is not None:
+                options = {
+                    "batch_size": batch_size,
+                    "validation_every": validation_every,
+                    "shuffle": bool(shuffle),
+                    "seed": seed,
+                    "eager": bool(eager),
+                    "fuse": bool(fuse),
+                }
+                saved = Checkpoint(checkpoint, self, chosen, updater, history, hooks)
+                saved.restore(data, held, options)
+            measure = None
+            if held is not None:
                 measure = Trainer(
                     self,
-                    self._validation(validation_data, chosen),
+                    held,
                     chosen,
                     batch_size=chunk_rows(self),
                     eager=eager,
@@ -381,12 +459,12 @@ class Sequential:
                 updater,
                 batch_size=batch_size or len(data.x),
                 shuffle=bool(shuffle),
-                seed=seed,
+                seed=self.seed if seed is None else seed,
                 eager=bool(eager),
                 fuse=bool(fuse),
             )
             self._loss, self.optimizer, self.plan = chosen, updater, trainer.plan
-            run = Run(self, history, trainer, measure, validation_every, hooks)
+            run = Run(self, history, trainer, measure, validation_every, hooks, saved)
             run.train(epochs, Progress(verbose, epochs, trainer.samples))
         finally:
             self.__dict__.pop("_fitter", None)
@@ -642,7 +720,7 @@ class Sequential:
         Sequential.__init__(self, layers, shape, state["seed"], state["dtype"])
         if state["weights"] is not None:
             self.theta[:] = 0
-            for key, array in self._arrays().items():
+            for key, array in self.arrays().items():
                 array[...] = state["weights"][key]
         self._loss, self.history = state["loss"], state["history"]
 
@@ -667,12 +745,14 @@ def _expand(layers: Sequence[Layer]) -> list[Layer]:
             expanded.append(layer.activation)
     if not expanded:
         raise ValueError("layers: got none, expected at least one layer")
+    seen: set[int] = set()
     for i, layer in enumerate(expanded):
-        if hasattr(layer, "index") or any(layer is other for other in expanded[:i]):
+        if hasattr(layer, "index") or id(layer) in seen:
             raise ValueError(
                 f"layers: {layer!r} at {i} is used already, here or in another model; "
                 "make a new one"
             )
+        seen.add(id(layer))
     for i, layer in enumerate(expanded):
         layer.index = i
     return expanded

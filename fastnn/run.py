@@ -17,6 +17,7 @@ from fastnn.progress import Progress
 from fastnn.trainer import Trainer
 
 if TYPE_CHECKING:
+    from fastnn.checkpoint import Checkpoint
     from fastnn.model import Sequential
 
 __all__ = ["Run"]
@@ -36,6 +37,7 @@ class Run:
     every : int, optional
         Validate every so many steps, too.
     callbacks : sequence of Callback
+    checkpoint : Checkpoint, optional
     """
 
     def __init__(
@@ -46,10 +48,11 @@ class Run:
         measure: Trainer | None,
         every: int | None,
         callbacks: Sequence[Callback],
+        checkpoint: Checkpoint | None = None,
     ) -> None:
         self.model, self.history = model, history
         self.trainer, self.measure, self.every = trainer, measure, every
-        self.callbacks = callbacks
+        self.callbacks, self.checkpoint = callbacks, checkpoint
         self._doing = "batch"
         losses = history.batch_losses
         self._steps = len(losses)  # before this epoch
@@ -65,7 +68,8 @@ class Run:
         DivergenceError
             If a loss is not finite.
         """
-        interrupts = self.trainer.interrupts
+        interrupts, saved = self.trainer.interrupts, self.checkpoint
+        over = saved is not None and saved.over
         begun: list[Callback] = []
         try:
             with interrupts:
@@ -74,8 +78,10 @@ class Run:
                         callback.on_train_begin(self.model, self.history)
                         begun.append(callback)
                     interrupts.release()
-                    while self.history.epochs < epochs and not self._epoch(progress):
-                        pass
+                    while self.history.epochs < epochs and not over:
+                        over = self._epoch(progress)
+                        if saved is not None:
+                            saved.save(over, self.history.epochs >= epochs)
                 finally:
                     interrupts.hold = True
                     self._end(begun)

@@ -401,3 +401,12 @@ def test_divergence_in_a_validation_within_an_epoch(blobs, backend):
             *blobs, batch_size=10, validation_data=(x, blobs[1]), validation_every=3, verbose=0
         )
     assert len(model.history.batch_losses) == 3 and not model.history.iterations
+
+
+def test_model_checkpoint_saves_the_best(blobs, tmp_path):
+    weights, losses = Weights(), Script("val_loss", [3, 1, 2, 0.5, 0.7])
+    paths = [tmp_path / "best", tmp_path / "last"]
+    saved = [fnn.ModelCheckpoint(paths[0]), fnn.ModelCheckpoint(paths[1], best_only=False)]
+    net().fit(*blobs, epochs=5, callbacks=[weights, losses, *saved], verbose=0)
+    for path, epoch in zip(paths, (3, 4), strict=True):
+        assert np.array_equal(fnn.load(path).theta, weights.seen[epoch])
