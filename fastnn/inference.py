@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from fastnn import backend
 from fastnn.checks import Array, to_rows
+from fastnn.formats import outside, rows_inside, seen
 from fastnn.memory import Workspace
 from fastnn.trainer import record, unrecordable
 
@@ -63,14 +64,16 @@ class Predictor:
         if blocker is not None:
             model.warn_eager(blocker)
         self.eager = blocker is not None or k is not backend.compiled
-        # Per input shape: where the input goes, its sum of squares, the output, what computes it.
-        self.runs: dict[tuple[int, ...], tuple[Array, Callable[[], Any], Array, Any]] = {}
+        # Per input shape: where the input goes, the same as a matrix in the layers' order, its sum
+        # of squares, the output, what computes it.
+        self.runs: dict[tuple[int, ...], tuple[Array, Array, Callable[[], Any], Array, Any]] = {}
 
-    def _run(self, n: int) -> tuple[Array, Callable[[], Any], Array, Any]:
+    def _run(self, n: int) -> tuple[Array, Array, Callable[[], Any], Array, Any]:
         """Return what computes n rows."""
         if n > self.workspace.n:
             self._use(self.k, min(self.chunk, max(n, 2 * self.workspace.n)))
-        shape = (n, *self.workspace.x.shape[1:])
+        data_format = self.model.data_format
+        shape = (n, *outside(self.workspace.x.shape[1:], data_format))
         if shape not in self.runs:
             if len(self.runs) >= _MAX_RUNS:
                 self.runs.clear()
@@ -80,7 +83,8 @@ class Predictor:
             else:
                 compute = record(self.k, partial(self._forward, ws), fuse=True).replay
             flat = ws.x.reshape(-1)
-            self.runs[shape] = (ws.x, partial(flat.dot, flat), ws.out, compute)
+            inputs, out = seen(ws.x, data_format), seen(ws.out, data_format)
+            self.runs[shape] = (inputs, ws.rows, partial(flat.dot, flat), out, compute)
         return self.runs[shape]
 
     def _forward(self, ws: Workspace) -> None:
@@ -98,7 +102,7 @@ class Predictor:
         ):
             run = self.runs.get(x.shape)
             if run is not None:
-                inputs, squares, out, compute = run
+                inputs, _, squares, out, compute = run
                 inputs[...] = x
                 if isfinite(squares()):
                     compute()
@@ -110,14 +114,17 @@ class Predictor:
         k = backend.kernels_for(model.dtype)
         if k is not self.k:
             self._use(k, self.workspace.n)
-        rows, scale = to_rows("x", x, model.layers[0].input_shape, model.dtype)
+        assert model.input_shape is not None
+        rows, scale = to_rows("x", x, model.input_shape, model.dtype)
+        rows = rows_inside(rows, model.input_shape, model.data_format)
         ends = model.sequence_lengths("lengths", lengths, len(rows), self.end)
-        out = np.empty((len(rows), *model.layers[self.end - 1].output_shape), model.dtype)
+        shape = outside(model.layers[self.end - 1].output_shape, model.data_format)
+        out = np.empty((len(rows), *shape), model.dtype)
         for start in range(0, len(rows), self.chunk):
             stop = min(start + self.chunk, len(rows))
-            inputs, _, result, compute = self._run(stop - start)
+            _, inputs, _, result, compute = self._run(stop - start)
             self.clock[0] = start
-            self.k.gather_rows(rows, None, scale, self.clock, inputs.reshape(stop - start, -1))
+            self.k.gather_rows(rows, None, scale, self.clock, inputs)
             if ends is None:
                 compute()
             else:

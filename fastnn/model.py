@@ -27,6 +27,7 @@ from fastnn.checks import (
     to_rows,
 )
 from fastnn.component import Component, choose
+from fastnn.formats import check_format, inside, outside, rows_inside
 from fastnn.history import History
 from fastnn.inference import Predictor, chunk_rows
 from fastnn.layers.base import Layer
@@ -58,6 +59,11 @@ class Sequential:
         each model has another one.
     dtype : {"float32", "float64"}
         float64 runs on the reference backend only, to check gradients.
+    data_format : {"channels_last", "channels_first"}
+        How images lie in ``input_shape``, samples, image-shaped targets and all that is returned:
+        (height, width, channels) or, as in PyTorch, (channels, height, width). Every shape with
+        three axes is an image. Options of layers, and what ``Flatten`` and ``Reshape`` see, are
+        channels-last in any case.
 
     Attributes
     ----------
@@ -98,10 +104,12 @@ class Sequential:
         input_shape: int | Sequence[int] | None = None,
         seed: int | None = None,
         dtype: DTypeLike = np.float32,
+        data_format: str = "channels_last",
     ) -> None:
         self.dtype: np.dtype[Any] = np.dtype(dtype)
         if self.dtype not in (np.float32, np.float64):
             raise ValueError(f"dtype: got {self.dtype}, expected float32 or float64")
+        self.data_format = check_format("data_format", data_format)
         self.seed = _seed(seed)
         self._drawn = seed is None
         self.layers = _expand(layers)
@@ -166,7 +174,7 @@ class Sequential:
 
     def _infer(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Let the layers declare their weights and buffers, and return the output's shape."""
-        output = shape
+        output = inside(shape, self.data_format)
         for layer in self.layers:
             layer.weights.clear()
             layer.buffers.clear()
@@ -174,7 +182,7 @@ class Sequential:
             with layer.named():
                 output = check_shape("output shape", layer.build(output))
             layer.output_shape = output
-        return output
+        return outside(output, self.data_format)
 
     def _allocate(self) -> None:
         """Lay all weights out in two vectors and give the layers their views, and buffers."""
@@ -499,6 +507,7 @@ class Sequential:
             raise ValueError(
                 f"{y_name}: got {len(targets)} rows, expected {len(rows)}, as many as {x_name} has"
             )
+        targets = rows_inside(targets, self.output_shape, self.data_format)
         ends = self.sequence_lengths(lengths_name, lengths, len(rows), len(self.layers))
         steps, *features = self.output_shape
         sequences = bool(features) and steps == self.input_shape[0]
@@ -549,7 +558,8 @@ class Sequential:
             self.build(array.shape[1:])
             x = array
         assert self.input_shape is not None
-        return to_rows(name, x, self.input_shape, self.dtype)
+        rows, scale = to_rows(name, x, self.input_shape, self.dtype)
+        return rows_inside(rows, self.input_shape, self.data_format), scale
 
     def warn_eager(self, blocker: Component) -> None:
         """Say, once, why this model runs step by step."""
@@ -685,7 +695,7 @@ class Sequential:
             built = self.input_shape is not None
             count = sum(math.prod(shape) for shape, _ in layer.weights.values())
             total += count
-            shape = str(layer.output_shape) if built else "?"
+            shape = str(outside(layer.output_shape, self.data_format)) if built else "?"
             rows.append((f"{index:2}  {layer!r}", shape, f"{count:,}" if built else "?"))
         widths = [max(len(row[i]) for row in rows) for i in range(3)]
         lines = [f"{a:{widths[0]}}  {b:{widths[1]}}  {c:>{widths[2]}}" for a, b, c in rows]
@@ -700,7 +710,10 @@ class Sequential:
         return "\n".join(lines)
 
     def __repr__(self) -> str:
-        return f"Sequential({self.layers!r}, input_shape={self.input_shape}, seed={self.seed})"
+        first = ", data_format='channels_first'" if self.data_format == "channels_first" else ""
+        return (
+            f"Sequential({self.layers!r}, input_shape={self.input_shape}, seed={self.seed}{first})"
+        )
 
     # ---- copies ------------------------------------------------------------------------------
 
@@ -710,6 +723,7 @@ class Sequential:
             "input_shape": self.input_shape,
             "seed": self.seed,
             "dtype": self.dtype.name,
+            "data_format": self.data_format,
             "weights": None if self.input_shape is None else self.state_dict(),
             "loss": self._loss,
             "history": self.history,
@@ -717,7 +731,8 @@ class Sequential:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         layers, shape = state["layers"], state["input_shape"]
-        Sequential.__init__(self, layers, shape, state["seed"], state["dtype"])
+        options = state["seed"], state["dtype"], state["data_format"]
+        Sequential.__init__(self, layers, shape, *options)
         if state["weights"] is not None:
             self.theta[:] = 0
             for key, array in self.arrays().items():
