@@ -1,6 +1,6 @@
 """The examples run as a user runs them, in a process and a folder of their own.
 
-Owns the demo's exit code, output and figure; what training computes is tested elsewhere.
+Owns their exit codes, output and figures; what training computes is tested elsewhere.
 """
 
 import os
@@ -100,3 +100,37 @@ def test_demo_refuses_bad_options(tmp_path):
     result = demo(tmp_path, "--epochs", "0")
     assert result.returncode == 2
     assert "--epochs: got 0, expected at least 1" in result.stderr
+
+
+@pytest.mark.skipif("FASTNN_DATA" not in os.environ, reason="FASTNN_DATA is not set")
+@pytest.mark.parametrize(
+    ("name", "options", "says"),
+    [
+        ("cnn", ("--few",), r"test accuracy [678]\d\."),
+        ("rnn", ("--few", "--epochs", "5"), r"test accuracy [345]\d\."),
+        ("rnn", ("--few", "--epochs", "5", "--cell", "lstm"), r"test accuracy [345]\d\."),
+        (
+            "autoencoder",
+            ("--epochs", "1", "--images", "640", "--noise", "0.3"),
+            r"test error 0\.\d",
+        ),
+        (
+            "fashion",
+            ("--epochs", "1", "--images", "640", "--filters", "same", "--features"),
+            r"on its 16 features: test accuracy \d\d",
+        ),
+    ],
+)
+def test_other_networks(name, options, says, tmp_path):
+    script = DEMO.with_name(f"{name}.py")
+    result = subprocess.run(
+        [sys.executable, script, *options],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert re.search(says, result.stdout), result.stdout
+    check_figure(tmp_path / "out" / f"{name}.png")

@@ -1,0 +1,86 @@
+"""Train a convolutional network on MNIST and draw what it sees.
+
+``--net small`` has two convolutions of 8 and 16 filters, ``--net lenet5`` is LeCun's (1998) with
+ReLU and max pooling. ``--few`` trains on 1,000 images with plain SGD, as one would without speed.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from drawing import draw_curves, draw_images, new_figure, save
+
+import fastnn as fnn
+
+NETS = {
+    "small": lambda: [
+        fnn.Conv2D(8, 3, activation="relu"),
+        fnn.MaxPool2D(2),
+        fnn.Conv2D(16, 3, activation="relu"),
+        fnn.MaxPool2D(2),
+        fnn.Flatten(),
+        fnn.Dense(64, activation="relu"),
+        fnn.Dense(10),
+    ],
+    "lenet5": lambda: [
+        fnn.Conv2D(6, 5, padding=2, activation="relu"),
+        fnn.MaxPool2D(2),
+        fnn.Conv2D(16, 5, activation="relu"),
+        fnn.MaxPool2D(2),
+        fnn.Flatten(),
+        fnn.Dense(120, activation="relu"),
+        fnn.Dense(84, activation="relu"),
+        fnn.Dense(10),
+    ],
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--net", choices=NETS, default="small")
+    parser.add_argument("--few", action="store_true", help="1,000 images to train on, 200 to test")
+    parser.add_argument("--epochs", type=int, help="by default 5, for lenet5 10")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("out/cnn.png"), help="the figure")
+    options = parser.parse_args()
+    epochs = options.epochs or {"small": 5, "lenet5": 10}[options.net]
+
+    (x, y), (x_test, y_test) = fnn.datasets.load_mnist()
+    x, x_test = x[..., None], x_test[..., None]  # one channel
+    batch_size, optimizer = 100, fnn.Adam(0.002, schedule=fnn.CosineDecay(epochs * len(x) // 100))
+    if options.few:
+        chosen = np.random.default_rng(options.seed).permutation(len(x))[:1200]
+        x, y, x_test, y_test = (a[c] for c in (chosen[:1000], chosen[1000:]) for a in (x, y))
+        batch_size, optimizer = 20, fnn.SGD(0.01)
+
+    model = fnn.Sequential(NETS[options.net](), input_shape=(28, 28, 1), seed=options.seed)
+    model.summary()
+    history = model.fit(
+        x,
+        y,
+        loss="cross_entropy",
+        optimizer=optimizer,
+        epochs=epochs,
+        batch_size=batch_size,
+        validation_data=(x_test, y_test),
+    )
+    accuracy = model.evaluate(x_test, y_test)["accuracy"]
+    print(f"trained for {history.epochs} epochs in {sum(history.seconds):.1f} s")
+    print(f"test accuracy {accuracy:.2%}")
+
+    figure = new_figure(8, 9)
+    curves, predictions, filters, maps = figure.subfigures(4, 1, height_ratios=[6, 4.5, 2.5, 2.5])
+    curves.suptitle(f"{options.net}: test accuracy {accuracy:.2%}")
+    draw_curves(curves, history, ["loss", "accuracy"])
+    found = model.predict_classes(x_test[:20])
+    captions = [f"{p} ({t})" for p, t in zip(found, y_test, strict=False)]
+    draw_images(predictions, "predicted (true)", x_test[:20, ..., 0], captions, rows=2)
+    w = model.layers[0].w[:, :, 0]
+    draw_images(filters, "filters of the first layer", w.transpose(2, 0, 1), cmap="RdBu")
+    seen = model.features(x_test[:1], layer=1)[0]
+    draw_images(maps, "what they see of the first image", seen.transpose(2, 0, 1))
+    save(figure, options.out)
+
+
+if __name__ == "__main__":
+    main()
