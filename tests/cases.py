@@ -627,6 +627,7 @@ POOLS: list[Sizes] = [
     ]
 ]  # fmt: skip
 POOL_BENCH = dict(zip("NHWCRQSP", (32, 28, 28, 16, 2, 2, 2, 0), strict=True))
+UPSAMPLE_BENCH = POOL_BENCH | {"H": 14, "W": 14}
 DENSE_BENCH = {"N": 64, "I": 784, "O": 400}
 CONVS: list[Sizes] = [
     dict(zip("NHWCKRQSDP", sizes, strict=True))
@@ -887,7 +888,7 @@ TABLE = [
         "upsample2d_forward",
         build_upsample2d,
         POOLS,
-        POOL_BENCH,
+        UPSAMPLE_BENCH,
         outputs=("out",),
         smallest=1,
         errors=[("x", "longer"), ("out", "rows"), ("out", "flat"), *BAD_SIZES],
@@ -896,7 +897,7 @@ TABLE = [
         "upsample2d_backward",
         gradient_of("upsample2d_forward", {"x": "dx"}),
         POOLS,
-        POOL_BENCH,
+        UPSAMPLE_BENCH,
         outputs=("dx",),
         forward="upsample2d_forward",
         wrt={"x": "dx"},
