@@ -323,43 +323,53 @@ class ReduceOnPlateau(_Watch):
 
 
 class ModelCheckpoint(_Watch):
-    """Save the model to a file when a figure is better than before.
+    """Save the model after each epoch, or after those that are the best so far.
 
-    To go on with a run that was killed, use ``checkpoint=`` of ``fit``.
+    An error while saving ends the run; the file of before stays whole. To go on with a run that
+    was killed, use ``checkpoint=`` of ``fit``.
 
     Parameters
     ----------
     path : str or path
-        As of ``Sequential.save``.
+        As of ``Sequential.save``. May have fields for the epoch, counted from 1, and for figures
+        of the history, such as ``"digits-{epoch:03d}-{val_loss:.3f}.safetensors"``; without any,
+        the file is replaced.
     monitor : str
-        A key of the history.
+        A key of the history, if only the best are saved.
+    save_best_only : bool
     min_delta : float
     mode : {"auto", "min", "max"}
         As of ``EarlyStopping``.
-    best_only : bool
-        False: save after each epoch.
 
     Examples
     --------
-    >>> ModelCheckpoint("best.safetensors", monitor="val_accuracy")
-    ModelCheckpoint('best.safetensors', monitor='val_accuracy')
+    >>> ModelCheckpoint("best.safetensors", monitor="val_accuracy", save_best_only=True)
+    ModelCheckpoint('best.safetensors', monitor='val_accuracy', save_best_only=True)
     """
 
     def __init__(
         self,
         path: str | os.PathLike[str],
         monitor: str = "val_loss",
+        save_best_only: bool = False,
         min_delta: float = 0.0,
         mode: str = "auto",
-        best_only: bool = True,
     ) -> None:
         super().__init__(monitor, min_delta, mode)
         self.path = to_path(path)
-        self.best_only = check_flag("best_only", best_only)
+        self.save_best_only = check_flag("save_best_only", save_best_only)
 
     def on_epoch_end(self, model: Sequential, history: History) -> object:
-        if not self.best_only or self.improved(model, history):
-            model.save(self.path)
+        if not self.save_best_only or self.improved(model, history):
+            figures = {name: values[-1] for name, values in history.items()}
+            try:
+                path = self.path.format(epoch=history.epochs, **figures)
+            except (LookupError, ValueError) as error:
+                known = ", ".join(["epoch", *figures])
+                raise ValueError(
+                    f"path: got {self.path!r}, expected no fields but {known} ({error!r})"
+                ) from error
+            model.save(path)
         return None
 
 

@@ -367,10 +367,10 @@ BAD_CALLS = {
     "min_lr": (lambda: fnn.ReduceOnPlateau(min_lr=-1), ValueError, "^min_lr: got -1.0"),
     "rate": (lambda: fnn.LearningRateScheduler(0.1), TypeError, "^rate: got 0.1"),
     "log path": (lambda: fnn.CSVLogger(None), TypeError, "^path: got None"),
-    "best_only": (
-        lambda: fnn.ModelCheckpoint("a", best_only=1),
+    "save_best_only": (
+        lambda: fnn.ModelCheckpoint("a", save_best_only=1),
         TypeError,
-        "^best_only: got 1",
+        "^save_best_only: got 1",
     ),
     "model path": (lambda: fnn.ModelCheckpoint(3), TypeError, "^path: got 3"),
     "load path": (lambda: fnn.load(None), TypeError, "^path: got None"),

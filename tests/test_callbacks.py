@@ -349,6 +349,28 @@ def test_history_to_csv(blobs, tmp_path):
         history.to_csv(path, by="batch")
 
 
+def test_a_file_for_each_epoch(blobs, tmp_path):
+    weights, path = Weights(), tmp_path / "net-{epoch:02d}-{m:.1f}.safetensors"
+    callbacks = [Script("m", [3, 1, 2]), weights, fnn.ModelCheckpoint(path)]
+    net().fit(*blobs, epochs=3, callbacks=callbacks, verbose=0)
+    names = ["net-01-3.0", "net-02-1.0", "net-03-2.0"]
+    assert sorted(file.stem for file in tmp_path.iterdir()) == names
+    for name, theta in zip(names, weights.seen, strict=True):
+        np.testing.assert_array_equal(fnn.load(tmp_path / f"{name}.safetensors").theta, theta)
+
+
+def test_a_model_that_cannot_be_written_keeps_the_run(blobs, tmp_path):
+    model, stopping = net(), fnn.EarlyStopping("loss")
+    keep = fnn.ModelCheckpoint(tmp_path / "no" / "net.safetensors")
+    with pytest.raises(OSError):
+        model.fit(*blobs, callbacks=[stopping, keep], verbose=0)
+    assert model.history.epochs == stopping.best_epoch == 1
+    with pytest.raises(
+        ValueError, match=r"^path: got '\{lr\}', expected no fields but epoch, loss"
+    ):
+        model.fit(*blobs, callbacks=[fnn.ModelCheckpoint("{lr}")], verbose=0)
+
+
 # ---- validation_every ----------------------------------------------------------------------------
 
 
@@ -406,7 +428,7 @@ def test_divergence_in_a_validation_within_an_epoch(blobs, backend):
 def test_model_checkpoint_saves_the_best(blobs, tmp_path):
     weights, losses = Weights(), Script("val_loss", [3, 1, 2, 0.5, 0.7])
     paths = [tmp_path / "best", tmp_path / "last"]
-    saved = [fnn.ModelCheckpoint(paths[0]), fnn.ModelCheckpoint(paths[1], best_only=False)]
+    saved = [fnn.ModelCheckpoint(paths[0], save_best_only=True), fnn.ModelCheckpoint(paths[1])]
     net().fit(*blobs, epochs=5, callbacks=[weights, losses, *saved], verbose=0)
     for path, epoch in zip(paths, (3, 4), strict=True):
         assert np.array_equal(fnn.load(path).theta, weights.seen[epoch])
