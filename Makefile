@@ -3,13 +3,18 @@ PYTHON ?= python3
 PY := .venv/bin/python
 SOURCES := pyproject.toml setup.py $(wildcard csrc/* fastnn/kernels/*.p*)
 
-.PHONY: demo test lint bench build clean
+.PHONY: demo test test-files lint bench build clean
 
 demo: .venv/demo
 	$(PY) examples/demo.py
 
 test: .venv/test
 	$(PY) -m pytest
+
+# what a release is tested with: some hours
+test-files: .venv/test
+	FASTNN_FUZZ=1000000 FASTNN_KILLS=1000 FASTNN_RESUMES=200 $(PY) -m pytest \
+		tests/test_files.py tests/test_checkpoint.py tests/test_datasets.py
 
 lint: .venv/test
 	$(PY) -m ruff check .

@@ -4,15 +4,16 @@ Leaves its figures to the trainer, and their drawing to ``fastnn.plots``.
 """
 
 import csv
+import io
 import os
 from collections.abc import Iterator, Mapping
 from itertools import islice, zip_longest
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fastnn.checks import Array
+from fastnn.files import replace
 
 __all__ = ["History"]
 
@@ -111,15 +112,11 @@ class History(Mapping[str, list[float]]):
         """
         if by not in ("epoch", "iteration"):
             raise ValueError(f"by: got {by!r}, expected 'epoch' or 'iteration'")
-        beside = Path(f"{os.fspath(path)}.{os.getpid()}.part")
-        try:
-            with beside.open("w", newline="", encoding="utf-8") as file:
-                columns = self._columns() if by == "epoch" else self.iterations
-                csv.writer(file).writerow(columns)
-                _write_rows(file, columns)
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        columns = self._columns() if by == "epoch" else self.iterations
+        text = io.StringIO(newline="")
+        csv.writer(text).writerow(columns)
+        _write_rows(text, columns)
+        replace(path, [text.getvalue().encode()])
 
     def write_csv(self, file: Any, start: int) -> None:
         """Write the lines of ``to_csv`` from epoch ``start`` on, counted from 0, to a text file."""

@@ -1,15 +1,18 @@
 """Tests of runs that go on from a checkpoint, to the bits of a run that was never interrupted.
 
-FASTNN_RESUMES sets the number of killed runs.
+FASTNN_RESUMES sets the number of killed runs, FASTNN_FUZZ five times that of mutated checkpoints.
 """
 
+import json
 import os
 import random
 import signal
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
+from test_files import FUZZ, MIB, mutated
 
 import fastnn as fnn
 from fastnn import checkpoint
@@ -180,6 +183,43 @@ def test_files_that_are_no_checkpoints(tmp_path):
         train("mlp", 3)
     with pytest.raises(FileNotFoundError, match="nothing was written"):
         train("mlp", tmp_path / "nowhere" / "run")
+
+
+def test_mutated_checkpoints(tmp_path):
+    path, rng = tmp_path / "run", random.Random(6)
+    x, y = np.eye(4, dtype=np.float32), np.arange(4) % 2
+
+    def fit():
+        model = fnn.Sequential([fnn.Dense(2), fnn.Dropout(0.1)], seed=0)
+        model.fit(x, y, optimizer=fnn.Adam(), epochs=2, checkpoint=path, verbose=0)
+        return model
+
+    want = everything(fit())
+    content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    model = json.loads(header.pop("__metadata__")["model"])
+    intact = 0
+    tracemalloc.start()
+    try:
+        for _ in range(FUZZ // 5):
+            mutant = mutated(rng, {"arrays": header, "model": model}, content[end:])
+            path.write_bytes(mutant)
+            tracemalloc.reset_peak()
+            before = tracemalloc.get_traced_memory()[0]
+            try:
+                got = fit()
+            except fnn.FileFormatError as error:
+                assert str(path) in str(error)
+            except ValueError as error:
+                assert str(error).startswith("checkpoint: the run in ")
+            else:
+                assert np.isfinite(got.theta).all()
+                intact += everything(got) == want
+            assert tracemalloc.get_traced_memory()[1] - before <= 2 * len(mutant) + 32 * MIB
+    finally:
+        tracemalloc.stop()
+    assert intact
 
 
 def test_weights_that_diverged_are_not_saved(tmp_path):

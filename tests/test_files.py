@@ -128,8 +128,11 @@ def test_a_loaded_model_trains_on_to_the_same_bits(tmp_path, backend, blobs):
     assert bits(loaded) == bits(model)
 
 
-def test_double_precision_comes_back(tmp_path):
-    model = fnn.Sequential([fnn.Dense(3)], input_shape=2, dtype="float64")
+@pytest.mark.parametrize(
+    "options", [{"dtype": "float64"}, {"data_format": "channels_first"}], ids=str
+)
+def test_options_of_the_model_come_back(options, tmp_path):
+    model = fnn.Sequential([fnn.Conv2D(3, 2)], input_shape=(2, 4, 5), **options)
     model.save(tmp_path / "model")
     assert_same(fnn.load(tmp_path / "model"), model)
 
