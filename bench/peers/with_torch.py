@@ -32,7 +32,7 @@ LAYOUT = torch.channels_last if os.environ.get("BENCH_CHANNELS_LAST") else torch
 Step = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-class LastState(nn.Module):
+class LastState(nn.Module):  # type: ignore[misc, unused-ignore]
     """A recurrent layer that gives its last state."""
 
     def __init__(self, layer: nn.Module) -> None:
@@ -117,8 +117,9 @@ def as_input(row: Row, x: torch.Tensor) -> torch.Tensor:
     return x
 
 
-def loss_function(row: Row) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    return functional.mse_loss if row.loss == "mse" else functional.cross_entropy
+def loss_function(row: Row) -> Step:
+    chosen: Step = functional.mse_loss if row.loss == "mse" else functional.cross_entropy
+    return chosen
 
 
 def eager_step(row: Row, model: nn.Module) -> Step:
