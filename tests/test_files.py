@@ -483,7 +483,7 @@ def mutated(rng, header, data):
             else:
                 value[key] = spoil(value[key])
             return value
-        return rng.choice(numbers + words)
+        return copy.deepcopy(rng.choice(numbers + words))
 
     for _ in range(rng.choice([0, 1, 1, 2])):
         spoil(header)
