@@ -22,6 +22,7 @@ lint: .venv/test
 
 bench: .venv/bench
 	$(PY) -m pytest bench/bench_kernels.py --benchmark-enable
+	$(PY) -m bench.import_time
 	$(PY) -m bench.roofline
 	$(PY) -m bench.gemm
 	$(PY) -m bench.train_step

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastnn.checks import Array, check_flag, check_integer, check_real
@@ -383,7 +382,7 @@ class CSVLogger(Callback):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(to_path(path))
+        self.path = to_path(path)
         self._columns: list[str] = []
 
     def on_train_begin(self, model: Sequential, history: History) -> None:
@@ -391,7 +390,7 @@ class CSVLogger(Callback):
 
     def on_epoch_end(self, model: Sequential, history: History) -> object:
         if self._columns == list(history):
-            with self.path.open("a", newline="", encoding="utf-8") as file:
+            with open(self.path, "a", newline="", encoding="utf-8") as file:
                 history.write_csv(file, history.epochs - 1)
         else:
             history.to_csv(self.path)

@@ -104,25 +104,23 @@ def test_the_warning_points_at_the_import(run_python, tmp_path):
 
 
 def test_import_is_light(run_python):
-    heavy = ["tqdm", "pooch", "matplotlib", "sklearn", "scipy", "safetensors", "torch", "requests"]
+    heavy = [
+        "tqdm",
+        "pooch",
+        "matplotlib",
+        "sklearn",
+        "scipy",
+        "torch",
+        "requests",
+        "pathlib",
+        "ssl",
+    ]
     out = run_python(
         "import sys, fastnn\n"
         f"print([name for name in {heavy!r} if name in sys.modules])\n"
         "print('fastnn.datasets' in sys.modules)"
     )
     assert out.split("\n")[:2] == ["[]", "False"]
-
-
-def test_import_is_quick(run_python, tmp_path):
-    script = (
-        "import time, numpy\n"
-        "start = time.process_time()\n"
-        "import fastnn\n"
-        "print(time.process_time() - start)"
-    )
-    # The first run compiles the modules.
-    cache = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path)}
-    assert min(float(run_python(script, **cache)) for _ in range(4)) < 0.05
 
 
 def test_a_backend_is_for_all_threads(compiled):

@@ -41,6 +41,11 @@ compiler = pytest.mark.skipif(
 
 
 @compiler
+def test_import_time():
+    times = importlib.import_module("bench.import_time").measure(2)
+    assert len(times) == 2 and min(times) > 0
+
+
 def test_roofline(tmp_path, capsys):
     roofline = importlib.import_module("bench.roofline")
     out = tmp_path / "figures.json"
