@@ -26,6 +26,4 @@ def measure(rounds: int = 15) -> list[float]:
 
 if __name__ == "__main__":
     times = measure()
-    print(
-        f"import fastnn: median {statistics.median(times):.1f} ms over numpy, {max(times):.1f} at most"
-    )
+    print(f"import fastnn: {statistics.median(times):.1f} ms (median), {max(times):.1f} at most")
