@@ -73,7 +73,7 @@ from fastnn.schedules import CosineDecay, ExponentialDecay, Schedule, StepDecay,
 
 __version__ = "0.1.0"
 
-_LAZY = ("datasets",)
+_LAZY = ("datasets", "metrics")
 
 __all__ = [
     "GELU",

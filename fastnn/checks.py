@@ -7,6 +7,7 @@ was expected; no array of the caller's is ever written to.
 import math
 import numbers
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ __all__ = [
     "to_array",
     "to_labels",
     "to_lengths",
+    "to_names",
     "to_rows",
     "to_weights",
 ]
@@ -333,6 +335,31 @@ def to_lengths(name: str, value: ArrayLike, rows: int, steps: int) -> Array:
             f"{name}: got {lengths[bad[0]]} in row {bad[0]}, expected integers from 1 to {steps}"
         )
     return packed(lengths, np.int32)
+
+
+def to_names(value: Sequence[str], classes: int | None = None) -> list[str]:
+    """Return the names of classes, at least ``classes`` of them.
+
+    Raises
+    ------
+    TypeError
+        If they are no sequence of strings.
+    ValueError
+        If there are too few, or none.
+
+    Examples
+    --------
+    >>> to_names("cat")
+    Traceback (most recent call last):
+    ...
+    TypeError: names: got 'cat' (str), expected a sequence of str
+    """
+    names = list(value) if isinstance(value, (Sequence, np.ndarray)) else [value]
+    if isinstance(value, str) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"names: got {_shown(value)}, expected a sequence of str")
+    if len(names) < (classes or 1):
+        raise ValueError(f"names: got {len(names)}, expected {classes or 1}, one for each class")
+    return names
 
 
 def to_weights(name: str, value: ArrayLike, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
