@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from fastnn import backend
 from fastnn.checks import Array, to_rows
 from fastnn.formats import outside, rows_inside, seen
+from fastnn.layers.recurrent import Recurrent
 from fastnn.memory import Workspace
 from fastnn.trainer import record, unrecordable
 
@@ -48,6 +49,8 @@ class Predictor:
     def __init__(self, model: "Sequential", end: int) -> None:
         self.model, self.end = model, end
         self.chunk = chunk_rows(model)
+        recurrent = [layer for layer in model.layers[:end] if isinstance(layer, Recurrent)]
+        self.stateful = [layer for layer in recurrent if layer.stateful]
         self._use(backend.kernels_for(model.dtype), 1)
 
     def _use(self, k: Any, n: int) -> None:
@@ -90,6 +93,8 @@ class Predictor:
     def _forward(self, ws: Workspace) -> None:
         for stage in ws.stages:
             stage.forward(self.k)
+            if stage.layer.stateful:
+                stage.update(self.k)
 
     def __call__(self, x: ArrayLike, lengths: ArrayLike | None = None) -> Array:
         """Return the output for samples ``x`` (N, *input_shape), sequences of these lengths."""
@@ -98,6 +103,7 @@ class Predictor:
             type(x) is np.ndarray
             and x.dtype is _FLOAT32
             and lengths is None
+            and not self.stateful
             and self.k is backend.active
         ):
             run = self.runs.get(x.shape)
@@ -120,16 +126,24 @@ class Predictor:
         ends = model.sequence_lengths("lengths", lengths, len(rows), self.end)
         shape = outside(model.layers[self.end - 1].output_shape, model.data_format)
         out = np.empty((len(rows), *shape), model.dtype)
+        begun = [layer.begin(len(rows), model.dtype) for layer in self.stateful]
+        states = [array for arrays in begun for array in arrays]
         for start in range(0, len(rows), self.chunk):
             stop = min(start + self.chunk, len(rows))
             _, inputs, _, result, compute = self._run(stop - start)
             self.clock[0] = start
             self.k.gather_rows(rows, None, scale, self.clock, inputs)
+            for state, buffer in zip(states, self.workspace.states, strict=True):
+                buffer[: stop - start] = state[start:stop]
             if ends is None:
                 compute()
             else:
                 self._compute_until(ends[start:stop], compute)
             out[start:stop] = result
+            for state, buffer in zip(states, self.workspace.states, strict=True):
+                state[start:stop] = buffer[: stop - start]
+        for layer, arrays in zip(self.stateful, begun, strict=True):
+            layer.end(arrays)
         return out
 
     def _compute_until(self, ends: Array, compute: Callable[[], Any]) -> None:

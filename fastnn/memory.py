@@ -61,7 +61,7 @@ class Stage:
             self.layer.backward(k, self.dout, self.x, self.out, self.dx, self.saved)
 
     def update(self, k: ModuleType) -> None:
-        """Change the layer's buffers, at the end of a step."""
+        """Change the layer's buffers and carry its state, at the end of a step."""
         with self.layer.named(), _recording(k, "update"):
             self.layer.update(k, self.x, self.saved)
 
@@ -134,6 +134,8 @@ class Workspace:
         Layers that compute, in order.
     backward : list of Stage
         Those from the last to the first one with weights.
+    states : list of (n, H)
+        Initial states of stateful layers, in order.
 
     Examples
     --------
@@ -306,4 +308,5 @@ class Workspace:
                 ),
             )
             self.stages.append(stage)
+        self.states = [a for stage in self.stages for a in stage.layer.initial_state(stage.saved)]
         self.backward = [stage for stage in reversed(self.stages) if stage.dout is not None]

@@ -31,6 +31,7 @@ from fastnn.formats import check_format, inside, outside, rows_inside
 from fastnn.history import History
 from fastnn.inference import Predictor, chunk_rows
 from fastnn.layers.base import Layer
+from fastnn.layers.recurrent import Recurrent
 from fastnn.losses import LOSSES, CrossEntropy, Loss, weights_of
 from fastnn.memory import aligned_zeros
 from fastnn.optimizers import OPTIMIZERS, SGD, Optimizer
@@ -424,6 +425,11 @@ class Sequential:
             seed = _seed(seed)
         if batch_size is not None:
             check_integer("batch_size", batch_size, 1)
+        carrying = self._stateful()
+        if shuffle and carrying is not None:
+            raise ValueError(
+                f"shuffle: got True, expected False, because {carrying.label} is stateful"
+            )
         if validation_every is not None:
             check_integer("validation_every", validation_every, 1)
             if validation_data is None:
@@ -456,7 +462,7 @@ class Sequential:
                     self,
                     held,
                     chosen,
-                    batch_size=chunk_rows(self),
+                    batch_size=self._rows_at_once("validation_data[0]", held, batch_size),
                     eager=eager,
                     fuse=fuse,
                 )
@@ -465,7 +471,7 @@ class Sequential:
                 data,
                 chosen,
                 updater,
-                batch_size=batch_size or len(data.x),
+                batch_size=self._rows_at_once("x", data, batch_size, train=True),
                 shuffle=bool(shuffle),
                 seed=self.seed if seed is None else seed,
                 eager=bool(eager),
@@ -530,6 +536,25 @@ class Sequential:
             lengths_name=names[2],
         )
 
+    def _stateful(self) -> Layer | None:
+        """Return the first layer that carries its state from batch to batch."""
+        return next((layer for layer in self.layers if layer.stateful), None)
+
+    def _rows_at_once(
+        self, name: str, data: Data, batch_size: int | None, train: bool = False
+    ) -> int:
+        """Return how many rows a step takes; a state goes on in whole batches only."""
+        rows, layer = len(data.x), self._stateful()
+        if layer is None and not train:
+            return chunk_rows(self)
+        n = min(batch_size or rows, rows)
+        if layer is not None and rows % n:
+            raise ValueError(
+                f"{name}: got {rows} rows, expected a multiple of batch_size {n}, because "
+                f"{layer.label} is stateful"
+            )
+        return n
+
     def sequence_lengths(
         self, name: str, lengths: ArrayLike | None, rows: int, end: int
     ) -> Array | None:
@@ -584,6 +609,7 @@ class Sequential:
         *,
         lengths: ArrayLike | None = None,
         sample_weight: ArrayLike | None = None,
+        batch_size: int | None = None,
     ) -> dict[str, float]:
         """Measure loss and, with cross-entropy, accuracy.
 
@@ -595,6 +621,8 @@ class Sequential:
             That of the last ``fit`` by default, or cross-entropy.
         lengths, sample_weight : (N,) array_like, optional
             As for ``fit``.
+        batch_size : int, optional
+            How many rows make a batch for stateful layers; all of them by default.
 
         Returns
         -------
@@ -609,8 +637,11 @@ class Sequential:
             If the loss is not finite.
         """
         chosen = self._loss if loss is None else choose("loss", loss, Loss, LOSSES)
+        if batch_size is not None:
+            check_integer("batch_size", batch_size, 1)
         data = self._data(x, y, chosen, "x", "y", sample_weight, lengths=lengths)
-        measure = Trainer(self, data, chosen, batch_size=chunk_rows(self))
+        n = self._rows_at_once("x", data, batch_size)
+        measure = Trainer(self, data, chosen, batch_size=n)
         measure.run_epoch()
         return measure.figures()
 
@@ -619,6 +650,9 @@ class Sequential:
 
         The bits do not depend on how samples are split among calls. Threads may call it at the
         same time. ``lengths`` (N,) are those of sequences, as for ``fit``.
+
+        A stateful layer, if there is one, begins at its ``state`` and leaves there the one it ends
+        with: calls then follow one another, in one thread, with the same N.
 
         Raises
         ------
@@ -683,6 +717,23 @@ class Sequential:
             return predictor(x, lengths)
         finally:
             pool.append(predictor)
+
+    def reset_states(self) -> None:
+        """Let stateful layers begin at zero in the next prediction.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fastnn as fnn
+        >>> model = fnn.Sequential([fnn.GRU(4, stateful=True)], input_shape=(1, 2), seed=0)
+        >>> first, second = model.predict(np.ones((1, 1, 2))), model.predict(np.ones((1, 1, 2)))
+        >>> model.reset_states()
+        >>> bool((model.predict(np.ones((1, 1, 2))) == first).all()), bool((first == second).all())
+        (True, False)
+        """
+        for layer in self.layers:
+            if isinstance(layer, Recurrent) and layer.stateful:
+                layer.state = None
 
     def summary(self) -> None:
         """Print layers, output shapes and parameters."""

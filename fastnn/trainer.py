@@ -210,9 +210,9 @@ class Trainer:
             stage.backward(self.k)
         if self.optimizer is not None and self.state is not None and ws.backward:
             self._update(self.optimizer, self.state)
-            for stage in ws.stages:
-                if stage.layer.buffers:
-                    stage.update(self.k)
+        for stage in ws.stages:
+            if stage.layer.stateful or (ws.backward and stage.layer.buffers):
+                stage.update(self.k)
         self.k.advance(ws.n, self.clock)
 
     def _update(self, optimizer: Optimizer, state: OptimizerState) -> None:
@@ -249,7 +249,7 @@ class Trainer:
         pauses: Iterable[int] = (),
         pause: Callable[[], None] = lambda: None,
     ) -> None:
-        """Pass once over the data.
+        """Pass once over the data, with states that begin at zero.
 
         Parameters
         ----------
@@ -270,6 +270,8 @@ class Trainer:
         """
         self._start = time.perf_counter()
         self.clock[0] = self.clock[2] = 0
+        for state in self.workspace.states:
+            state.fill(0)
         if self._rows is not None:
             self._rows[:] = np.arange(self.samples)
             generator(self.seed, epoch).shuffle(self._rows)

@@ -1,5 +1,7 @@
 """Recurrent layers: PyTorch's numbers, sizes, plans, threads, truncation, and what is refused."""
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -272,3 +274,196 @@ def test_bad_lengths(lengths, error, message, backend):
         with pytest.raises(error, match=message):
             call()
     np.testing.assert_array_equal(model.theta, theta)
+
+
+# ---- states that go on ---------------------------------------------------------------------------
+
+
+def stream(rows=4, batches=5, steps=6):
+    """Return sequences (rows, batches * steps, 2) in windows, batch after batch, and whole."""
+    whole = np.random.default_rng(0).normal(size=(rows, batches * steps, 2)).astype(np.float32)
+    windows = whole.reshape(rows, batches, steps, 2).swapaxes(0, 1)
+    return windows.reshape(-1, steps, 2), whole
+
+
+def stacked(cell, steps=6, stateful=True, **options):
+    layers = [CELLS[cell](9, True, stateful=stateful, **options)]
+    layers += [fnn.Dropout(0.1), CELLS[cell](7, True, stateful=stateful, **options), fnn.Dense(2)]
+    return fnn.Sequential(layers, (steps, 2), seed=0)
+
+
+@every_cell
+def test_windows_go_on_as_one_sequence(cell, backend):
+    windows, whole = stream()
+    model, long = stacked(cell), stacked(cell, whole.shape[1], stateful=False)
+    parts = [model.predict(windows[i : i + 4]) for i in range(0, 20, 4)]
+    wanted = long.predict(whole)
+    np.testing.assert_allclose(np.concatenate(parts, axis=1), wanted, rtol=0, atol=1e-6)
+    assert abs(model.predict(windows[:4]) - parts[0]).max() > 1e-3
+    model.reset_states()
+    np.testing.assert_array_equal(model.predict(windows[:4]), parts[0])
+
+    y = (whole.cumsum(axis=1) > 0).reshape(4, 5, 6, 2).swapaxes(0, 1).reshape(20, 6, 2)
+    y_long = (whole.cumsum(axis=1) > 0).astype(float)
+    got = model.evaluate(windows, y.astype(float), "mse", batch_size=4)["loss"]
+    assert got == pytest.approx(long.evaluate(whole, y_long, "mse")["loss"], rel=1e-5)
+    assert got == model.evaluate(windows, y.astype(float), "mse", batch_size=4)["loss"]
+
+
+@every_cell
+def test_a_state_can_be_read_and_set(cell, backend):
+    windows, _ = stream()
+    model = stacked(cell)
+    layer = model.layers[2]
+    assert layer.state is None
+    model.predict(windows[:4])
+    state = layer.state
+    h = state[0] if cell == "LSTM" else state
+    assert h.shape == (4, 7) and h.dtype == np.float32
+    first = model.layers[0].state
+    wanted = model.predict(windows[4:8])
+    np.testing.assert_array_equal(model.features(windows[8:12], 2)[:, -1], hidden(layer))
+    model.layers[0].state, layer.state = first, state
+    h[...] = 0  # a copy, as what was set
+    np.testing.assert_array_equal(model.predict(windows[4:8]), wanted)
+
+
+def hidden(layer):
+    return layer.state[0] if isinstance(layer, fnn.LSTM) else layer.state
+
+
+@every_cell
+def test_a_state_is_that_at_the_end_of_a_short_sequence(cell, backend):
+    windows, _ = stream()
+    model = stacked(cell)
+    states = model.features(windows[:4], 2)
+    model.reset_states()
+    model.predict(windows[:4], lengths=[6, 1, 3, 2])
+    np.testing.assert_array_equal(hidden(model.layers[2]), states[range(4), [5, 0, 2, 1]])
+
+
+def trained_on_a_stream(cell, threads=1, epochs=2, model=None, **options):
+    windows, whole = stream()
+    y = (whole.cumsum(axis=1)[:, :, 0] > 0).astype(int)
+    y = y.reshape(4, 5, 6).swapaxes(0, 1).reshape(20, 6)
+    fnn.set_num_threads(threads)
+    model = model or stacked(cell, bptt_steps=4)
+    options = {"optimizer": fnn.Adam(0.01), "shuffle": False, "verbose": 0} | options
+    model.fit(windows, y, batch_size=4, epochs=epochs, **options)
+    return model
+
+
+@every_cell
+def test_stateful_training_gives_the_same_bits_on_every_way(cell, compiled, tmp_path):
+    windows, _ = stream()
+    y = np.zeros((8, 6), int)
+    options = {"validation_data": (windows[:8], y), "validation_every": 2}
+    eager = trained_on_a_stream(cell, eager=True, **options)
+    for threads in (1, 2, 4):
+        planned = trained_on_a_stream(cell, threads, fuse=False, **options)
+        np.testing.assert_array_equal(planned.theta, eager.theta)
+    # neither measuring nor predicting in between is seen by the training
+    model = stacked(cell, bptt_steps=4)
+    calls = [lambda model, history: bool(model.predict(windows[:3]).sum() > 1e9)]
+    trained_on_a_stream(cell, model=model, fuse=False, callbacks=calls)
+    np.testing.assert_array_equal(model.theta, eager.theta)
+    assert hidden(model.layers[0]).shape == (3, 9)
+    # a run that was stopped goes on to the same bits
+    path = tmp_path / "run.safetensors"
+    trained_on_a_stream(cell, epochs=1, fuse=False, checkpoint=path)
+    resumed = trained_on_a_stream(cell, epochs=2, fuse=False, checkpoint=path)
+    np.testing.assert_array_equal(resumed.theta, eager.theta)
+    plain = stacked(cell, stateful=False, bptt_steps=4)
+    assert abs(trained_on_a_stream(cell, model=plain).theta - eager.theta).max() > 1e-4
+
+
+def test_a_stateful_layer_learns_what_lies_before_its_window(backend):
+    """Each window of one step must tell the sign that was given some windows ago."""
+    rng = np.random.default_rng(0)
+    x = np.where(rng.random((8, 60)) < 0.3, rng.choice([-1.0, 1.0], (8, 60)), 0)
+    x[:, 0] = 1
+    y = np.zeros((8, 60), int)
+    for t in range(60):
+        y[:, t] = np.where(x[:, t] == 0, y[:, t - 1], x[:, t] > 0)
+    x, y = x.T.reshape(-1, 1, 1), y.T.reshape(-1)
+    model = fnn.Sequential([fnn.GRU(8, stateful=True), fnn.Dense(2)], (1, 1), seed=0)
+    model.fit(
+        *(x, y),
+        shuffle=False,
+        batch_size=8,
+        optimizer=fnn.Adam(0.03),
+        epochs=10,
+        verbose=0,
+        validation_data=(x, y),
+    )
+    assert model.history["accuracy"][-1] > 0.95
+    assert model.evaluate(x, y, batch_size=8)["accuracy"] == model.history["val_accuracy"][-1]
+
+
+@every_cell
+def test_a_file_keeps_the_option_and_a_copy_the_state(cell, tmp_path):
+    windows, _ = stream()
+    model = stacked(cell)
+    model.predict(windows[:4])
+    twin = copy.deepcopy(model)
+    model.save(tmp_path / "model.safetensors")
+    loaded = fnn.load(tmp_path / "model.safetensors")
+    assert loaded.layers[0].stateful and loaded.layers[0].state is None
+    wanted = model.predict(windows[:4])
+    np.testing.assert_array_equal(twin.predict(windows[:4]), wanted)
+    loaded.predict(windows[:4])
+    np.testing.assert_array_equal(loaded.predict(windows[:4]), wanted)
+
+
+@every_cell
+def test_bad_states(cell, backend):
+    model, x = stacked(cell), stream()[0]
+    layer = model.layers[0]
+    pair = cell == "LSTM"
+
+    def refused(state, error, message):
+        with pytest.raises(error, match=rf"^layer 0 \({cell}\): state: {message}"):
+            layer.state = (state, np.zeros((4, 9))) if pair else state
+
+    refused(np.zeros((4, 8)), ValueError, r"got h of shape \(4, 8\), expected \(rows, 9\)")
+    refused(np.zeros(9), ValueError, r"got h of shape \(9,\)")
+    refused(np.zeros((0, 9)), ValueError, r"got h of shape \(0, 9\)")
+    refused(np.full((4, 9), np.nan), ValueError, "got nan in row 0")
+    refused("zero", TypeError, "got str")
+    if pair:
+        refused(np.zeros((3, 9)), ValueError, r"got c of shape \(4, 9\), expected \(3, 9\)")
+        with pytest.raises(TypeError, match=r"got ndarray, expected a pair \(h, c\)"):
+            layer.state = np.zeros((4, 9))
+    assert layer.state is None
+    model.predict(x[:4])
+    kept = hidden(layer)
+    with pytest.raises(ValueError, match=r"^layer 0 \(\w+\): the state has 4 rows, x has 3; "):
+        model.predict(x[:3])
+    np.testing.assert_array_equal(hidden(layer), kept)
+    with pytest.raises(ValueError, match=rf"^{cell}: state: expected with stateful=True only"):
+        CELLS[cell](3).state = np.zeros((1, 3))
+    with pytest.raises(ValueError, match="stateful: got True, expected False with bidirectional"):
+        CELLS[cell](3, stateful=True, bidirectional=True)
+
+
+def test_batches_of_a_stateful_layer_are_whole_and_in_order(backend):
+    model, x = stacked("GRU"), stream()[0]
+    y = np.zeros((20, 6), int)
+    options = {"shuffle": False, "verbose": 0}
+    for message, call in {
+        r"shuffle: got True, expected False, because layer 0 \(GRU\) is stateful": lambda: (
+            model.fit(x, y, verbose=0)
+        ),
+        r"x: got 20 rows, expected a multiple of batch_size 8, because layer 0 \(GRU\)": lambda: (
+            model.fit(x, y, batch_size=8, **options)
+        ),
+        r"validation_data\[0\]: got 6 rows, expected a multiple of batch_size 4": lambda: model.fit(
+            x, y, batch_size=4, validation_data=(x[:6], y[:6]), **options
+        ),
+        "x: got 20 rows, expected a multiple of batch_size 3": lambda: model.evaluate(
+            x, y, batch_size=3
+        ),
+        "batch_size: got 0": lambda: model.evaluate(x, y, batch_size=0),
+    }.items():
+        with pytest.raises(ValueError, match=f"^{message}"):
+            call()

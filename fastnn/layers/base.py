@@ -44,6 +44,8 @@ class Layer(Component):
         True: backward reads ``out``.
     takes_lengths : bool
         True: the input is a sequence, which may end before its last step.
+    stateful : bool
+        True: each batch begins with the state in which the one before ended.
     kernels : tuple of str
         Names of the weights that penalties apply to.
     input_shape, output_shape : tuple of int
@@ -77,6 +79,7 @@ class Layer(Component):
     elementwise: ClassVar[bool] = False
     reads_output: ClassVar[bool] = True
     takes_lengths: ClassVar[bool] = False
+    stateful: bool = False
     kernels: tuple[str, ...] = ()
 
     input_shape: tuple[int, ...]
@@ -126,7 +129,11 @@ class Layer(Component):
         raise NotImplementedError(f"{type(self).__name__} must define backward")
 
     def update(self, k: ModuleType, x: Array, saved: SimpleNamespace) -> None:
-        """Change the buffers, at the end of a training step; called if there are any."""
+        """Change the buffers, at the end of a training step; carry the state, at that of any."""
+
+    def initial_state(self, saved: SimpleNamespace) -> tuple[Array, ...]:
+        """Return those arrays of ``saved`` that ``update`` fills for the next batch."""
+        return ()
 
     def add_weight(self, name: str, shape: tuple[int, ...], initializer: Initializer) -> None:
         """Declare a weight, to be ``self.<name>``, with its gradient ``self.d<name>``.
@@ -196,8 +203,9 @@ class Layer(Component):
 
     @property
     def label(self) -> str:
-        """Index and name, as errors show them."""
-        return f"layer {self.index} ({type(self).__name__})"
+        """Index, if it is in a model, and name, as errors show them."""
+        name = type(self).__name__
+        return f"layer {self.index} ({name})" if hasattr(self, "index") else name
 
     @contextmanager
     def named(self) -> Iterator[None]:

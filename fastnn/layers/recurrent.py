@@ -9,9 +9,10 @@ from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
 
+import numpy as np
 from numpy.typing import DTypeLike
 
-from fastnn.checks import Array, check_flag, check_integer
+from fastnn.checks import Array, check_finite, check_flag, check_integer, to_array
 from fastnn.component import choose
 from fastnn.initializers import INITIALIZERS, Initializer
 from fastnn.layers.weighted import Weighted
@@ -20,9 +21,10 @@ from fastnn.regularizers import Regularizer
 __all__ = ["GRU", "LSTM", "RNN"]
 
 _REVERSE = "_reverse"
+_START = np.zeros(3, np.int64)
 
 
-class _Recurrent(Weighted):
+class Recurrent(Weighted):
     """What the three cells share; a subclass names its gates, its states and its kernels."""
 
     records = True
@@ -35,6 +37,7 @@ class _Recurrent(Weighted):
     """The states that go from step to step."""
     functions: ClassVar[tuple[str, str]]
     """The kernels forward and back."""
+    _state: tuple[Array, ...] = ()
 
     def __init__(
         self,
@@ -43,6 +46,7 @@ class _Recurrent(Weighted):
         *,
         bidirectional: bool = False,
         bptt_steps: int | None = None,
+        stateful: bool = False,
         use_bias: bool = True,
         kernel_initializer: str | Initializer = "glorot_uniform",
         recurrent_initializer: str | Initializer = "orthogonal",
@@ -57,6 +61,12 @@ class _Recurrent(Weighted):
         self.return_sequences = check_flag("return_sequences", return_sequences)
         self.bidirectional = check_flag("bidirectional", bidirectional)
         self.bptt_steps = None if bptt_steps is None else check_integer("bptt_steps", bptt_steps, 1)
+        self.stateful = check_flag("stateful", stateful)
+        if self.stateful and self.bidirectional:
+            raise ValueError(
+                "stateful: got True, expected False with bidirectional=True, whose backward "
+                "direction begins at the end"
+            )
 
     @property
     def suffixes(self) -> tuple[str, ...]:
@@ -92,6 +102,8 @@ class _Recurrent(Weighted):
             kept[f"xs{suffix}"] = ((steps, n, features), dtype)
             kept |= {name + suffix: (shape, dtype) for name, shape in shapes.items()}
             kept |= {f"d{name}{suffix}": ((n, self.units), dtype) for name in self.carried}
+        if self.stateful:
+            kept |= {f"{name}0": ((n, self.units), dtype) for name in self.carried}
         if self.bidirectional:
             kept["dx_reverse"] = ((n, steps, features), dtype)
         return kept
@@ -135,12 +147,81 @@ class _Recurrent(Weighted):
             arguments[name] = getattr(self, name + suffix, None)
             arguments[f"d{name}"] = getattr(self, f"d{name}{suffix}", None)
         return arguments | {
-            "h0": None,
-            "c0": None,
+            "h0": getattr(saved, "h0", None),
+            "c0": getattr(saved, "c0", None),
             "lengths": saved.lengths,
             "reverse": bool(suffix),
             "column": direction * self.units,
         }
+
+    def initial_state(self, saved: SimpleNamespace) -> tuple[Array, ...]:
+        return tuple(getattr(saved, f"{name}0") for name in self.carried if self.stateful)
+
+    def update(self, k: ModuleType, x: Array, saved: SimpleNamespace) -> None:
+        for name, first in zip(self.carried, self.initial_state(saved), strict=True):
+            k.gather_rows(getattr(saved, f"{name}s")[-1], None, 1.0, _START, first)
+
+    @property
+    def state(self) -> Any:
+        """Where the next prediction of a stateful layer begins: (N, H), of an LSTM a pair (h, c).
+
+        A copy. None stands for zeros. It can be set to arrays of these shapes, or to None.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is set to what is no state of this layer.
+        """
+        copies = [array.copy() for array in self._state]
+        return tuple(copies) if len(copies) > 1 else copies[0] if copies else None
+
+    @state.setter
+    def state(self, value: Any) -> None:
+        with self.named():
+            if not self.stateful:
+                raise ValueError("state: expected with stateful=True only")
+            self._state = () if value is None else self._to_state(value)
+
+    def _to_state(self, value: Any) -> tuple[Array, ...]:
+        """Return copies of a state's arrays."""
+        count = len(self.carried)
+        if count > 1 and not (isinstance(value, (tuple, list)) and len(value) == count):
+            raise TypeError(f"state: got {type(value).__name__}, expected a pair (h, c) of arrays")
+        arrays: list[Array] = []
+        for name, item in zip(self.carried, value if count > 1 else (value,), strict=True):
+            array = to_array("state", item)
+            array = np.array(array, np.result_type(array, np.float32), order="C")
+            rows = len(arrays[0]) if arrays else len(array) if array.ndim else 0
+            if array.ndim != 2 or array.shape != (rows, self.units) or not rows:
+                raise ValueError(
+                    f"state: got {name} of shape {array.shape}, expected "
+                    f"({rows if arrays else 'rows'}, {self.units})"
+                )
+            check_finite("state", array)
+            arrays.append(array)
+        return tuple(arrays)
+
+    def begin(self, rows: int, dtype: DTypeLike) -> tuple[Array, ...]:
+        """Return copies of the state's arrays for a batch of so many rows.
+
+        Raises
+        ------
+        ValueError
+            If the state has another number of rows.
+        """
+        if not self._state:
+            return tuple(np.zeros((rows, self.units), dtype) for _ in self.carried)
+        found = len(self._state[0])
+        if found != rows:
+            raise ValueError(
+                f"{self.label}: the state has {found} rows, x has {rows}; expected as many, or "
+                "reset_states() before"
+            )
+        return tuple(array.astype(dtype) for array in self._state)
+
+    def end(self, state: tuple[Array, ...]) -> None:
+        """Keep the state in which a batch ended."""
+        self._state = state
 
 
 @functools.cache
@@ -154,11 +235,11 @@ def call(function: Callable[..., None], **arguments: Any) -> None:
     function(*(arguments[name] for name in parameters(function)))
 
 
-class RNN(_Recurrent):
+class RNN(Recurrent):
     """Simple recurrence ``h = tanh(x @ wx + b + h @ wh)`` over sequences (Elman 1990).
 
     Takes (T, I), T steps of I features, and gives the last state (H,), or all states (T, H).
-    The first state is zero.
+    The first state is zero, unless the layer is stateful.
 
     Parameters
     ----------
@@ -173,6 +254,11 @@ class RNN(_Recurrent):
     bptt_steps : int, optional
         The gradient does not cross the borders of windows of so many steps, the state does
         (truncated back-propagation through time, Williams & Peng 1990).
+    stateful : bool
+        Each row of a batch goes on where the same row of the batch before ended. In ``fit`` and
+        ``evaluate`` the state begins at zero in each pass over the data, takes batches of the same
+        size in their order, and is not seen outside. In ``predict`` all samples are one batch, and
+        ``state`` goes on from call to call. The gradient stays within a batch.
     use_bias : bool
     kernel_initializer, recurrent_initializer, bias_initializer : str or Initializer
         Of ``wx``, ``wh`` and ``b``.
@@ -185,13 +271,19 @@ class RNN(_Recurrent):
     wh : (H, H) float32
     b : (H,) float32
         Stands for the sum of PyTorch's two.
+    state : (N, H) float or None
+        Of a stateful layer: where the next prediction of N rows begins; None stands for zeros.
 
     Examples
     --------
+    >>> import numpy as np
     >>> import fastnn as fnn
     >>> model = fnn.Sequential([fnn.RNN(32), fnn.Dense(10)], input_shape=(28, 28))
     >>> model.layers[0].wh.shape, model.layers[0].output_shape
     ((32, 32), (32,))
+    >>> model = fnn.Sequential([fnn.RNN(4, stateful=True)], input_shape=(5, 3))
+    >>> bool((model.predict(np.ones((2, 5, 3))) == model.layers[0].state).all())
+    True
     >>> stack = [fnn.RNN(8, return_sequences=True), fnn.RNN(8, bidirectional=True)]
     >>> fnn.Sequential(stack, input_shape=(5, 3)).output_shape
     (16,)
@@ -210,6 +302,7 @@ class RNN(_Recurrent):
         *,
         bidirectional: bool = False,
         bptt_steps: int | None = None,
+        stateful: bool = False,
         use_bias: bool = True,
         kernel_initializer: str | Initializer = "glorot_uniform",
         recurrent_initializer: str | Initializer = "orthogonal",
@@ -221,6 +314,7 @@ class RNN(_Recurrent):
             return_sequences,
             bidirectional=bidirectional,
             bptt_steps=bptt_steps,
+            stateful=stateful,
             use_bias=use_bias,
             kernel_initializer=kernel_initializer,
             recurrent_initializer=recurrent_initializer,
@@ -239,16 +333,16 @@ class RNN(_Recurrent):
         return super().arguments(suffix, direction, saved) | {"relu": relu}
 
 
-class LSTM(_Recurrent):
+class LSTM(Recurrent):
     """Long short-term memory over sequences (Hochreiter & Schmidhuber 1997; Gers et al. 2000).
 
     ``i, f, g, o = split(x @ wx + b + h @ wh)``, ``c = sigmoid(f) * c + sigmoid(i) * tanh(g)``,
     ``h = sigmoid(o) * tanh(c)``: PyTorch's order of gates. Takes (T, I) and gives the last state
-    (H,), or all (T, H). The first states are zero.
+    (H,), or all (T, H).
 
     Parameters
     ----------
-    units, return_sequences, bidirectional, bptt_steps, use_bias
+    units, return_sequences, bidirectional, bptt_steps, stateful, use_bias
         As in ``RNN``.
     kernel_initializer, recurrent_initializer, bias_initializer : str or Initializer
     kernel_regularizer : str or Regularizer, optional
@@ -259,6 +353,8 @@ class LSTM(_Recurrent):
     wh : (H, 4*H) float32
     b : (4*H,) float32
         Stands for the sum of PyTorch's two.
+    state : pair of (N, H) float, or None
+        h and c, as in ``RNN``.
 
     Examples
     --------
@@ -274,16 +370,16 @@ class LSTM(_Recurrent):
     carried = ("h", "c")
 
 
-class GRU(_Recurrent):
+class GRU(Recurrent):
     """Gated recurrent unit over sequences (Cho et al. 2014), in PyTorch's form.
 
     ``r, u = sigmoid(x @ wx_ru + b_ru + h @ wh_ru)``,
     ``n = tanh(x @ wx_n + b_n + r * (h @ wh_n + bh))``, ``h = (1 - u) * n + u * h``. Takes (T, I)
-    and gives the last state (H,), or all (T, H). The first state is zero.
+    and gives the last state (H,), or all (T, H).
 
     Parameters
     ----------
-    units, return_sequences, bidirectional, bptt_steps, use_bias
+    units, return_sequences, bidirectional, bptt_steps, stateful, use_bias
         As in ``RNN``.
     kernel_initializer, recurrent_initializer, bias_initializer : str or Initializer
     kernel_regularizer : str or Regularizer, optional
@@ -297,6 +393,8 @@ class GRU(_Recurrent):
         For r and u the sum of PyTorch's two, for n that of the input.
     bh : (H,) float32
         For n, that of the state.
+    state : (N, H) float or None
+        As in ``RNN``.
 
     Examples
     --------
