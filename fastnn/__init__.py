@@ -73,7 +73,7 @@ from fastnn.schedules import CosineDecay, ExponentialDecay, Schedule, StepDecay,
 
 __version__ = "0.1.0"
 
-_LAZY = ("datasets", "metrics")
+_LAZY = ("datasets", "metrics", "plots")
 
 __all__ = [
     "GELU",

@@ -44,7 +44,7 @@ def accuracy(y: ArrayLike, y_pred: ArrayLike) -> float:
     >>> accuracy([0, 1, 2, 2], [0, 2, 2, 2])
     0.75
     """
-    true, predicted, _ = _labels(y, y_pred, None)
+    true, predicted, _ = label_pair(y, y_pred, None)
     return float(np.mean(true == predicted))
 
 
@@ -122,7 +122,7 @@ def confusion_matrix(y: ArrayLike, y_pred: ArrayLike, n_classes: int | None = No
            [0, 0, 1],
            [0, 0, 2]])
     """
-    true, predicted, classes = _labels(y, y_pred, n_classes)
+    true, predicted, classes = label_pair(y, y_pred, n_classes)
     try:
         out = np.zeros((classes, classes), np.int64)
     except (MemoryError, ValueError) as error:  # ValueError: 2**63 bytes or more
@@ -168,7 +168,7 @@ def precision_recall_f1(
     >>> precision, recall.round(2), f1.round(2), support
     (array([0.5, 1. ]), array([1.  , 0.67]), array([0.67, 0.8 ]), array([1, 3]))
     """
-    true, predicted, classes = _labels(y, y_pred, n_classes)
+    true, predicted, classes = label_pair(y, y_pred, n_classes)
     right = np.bincount(true[true == predicted], minlength=classes)
     taken = np.bincount(predicted, minlength=classes)
     support = np.bincount(true, minlength=classes)
@@ -216,7 +216,7 @@ def classification_report(
     <BLANKLINE>
     """
     digits = check_integer("digits", digits, 0)
-    true, predicted, _ = _labels(y, y_pred, None if names is None else len(to_names(names)))
+    true, predicted, _ = label_pair(y, y_pred, None if names is None else len(to_names(names)))
     if names is None:
         classes, index = np.unique(np.concatenate([true, predicted]), return_inverse=True)
         rows, (true, predicted) = list(map(str, classes)), np.split(index, 2)
@@ -278,7 +278,7 @@ def frequent_confusions(
     """
     n = check_integer("n", n, 1)
     shown = None if names is None else to_names(names)
-    true, predicted, _ = _labels(y, y_pred, None if shown is None else len(shown))
+    true, predicted, _ = label_pair(y, y_pred, None if shown is None else len(shown))
     wrong = np.stack([true, predicted])[:, true != predicted]
     pairs, counts = np.unique(wrong, axis=1, return_counts=True)
     most = np.argsort(-counts, kind="stable")[:n]
@@ -331,7 +331,7 @@ def _vector(name: str, value: ArrayLike, classes: int) -> Array:
     return to_labels(name, labels, classes)
 
 
-def _labels(y: ArrayLike, y_pred: ArrayLike, n_classes: int | None) -> tuple[Array, Array, int]:
+def label_pair(y: ArrayLike, y_pred: ArrayLike, n_classes: int | None) -> tuple[Array, Array, int]:
     """Return true and predicted labels (N,) as int32, and the number of classes."""
     limit = _MAX_CLASSES
     if n_classes is not None:
