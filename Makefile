@@ -26,6 +26,7 @@ bench: .venv/bench
 	$(PY) -m bench.roofline
 	$(PY) -m bench.gemm
 	$(PY) -m bench.train_step
+	$(PY) -m bench.interrupts
 	$(PY) -m bench.peers
 
 build: .venv/test

@@ -97,13 +97,13 @@ def child(library: str, threads: int, repeats: int) -> np.ndarray:
     return np.array(json.loads(output))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.gemm", description=__doc__)
     parser.add_argument("--threads", default="1,2", help="numbers of threads to run with")
     parser.add_argument("--rounds", type=int, default=3, help="processes of each library")
     parser.add_argument("--repeats", type=int, default=7, help="of each product in a process")
     parser.add_argument("--child", choices=["fastnn", "numpy"], help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.child:
         print(json.dumps(measure(options.child, options.repeats)))
         return

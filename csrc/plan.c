@@ -45,7 +45,7 @@ static fnn_outcome outcome(int status) {
 typedef struct {
     fnn_plan *plan;
     int64_t steps, deadline, done;
-    bool profile, interruptible, user;
+    bool profile, interruptible;
     int status; /* of the op that stopped the step */
 } run_state;
 
@@ -65,7 +65,7 @@ static bool run_step(run_state *run, fnn_part part) {
             __atomic_store_n(&run->status, status, __ATOMIC_RELAXED); /* all shares say the same */
             halt(part.team);
         }
-        if (may_stop && part.tid == 0 && op->work > 1e7 && fnn_interrupted(part)) run->user = true;
+        if (may_stop && op->work > 1e7) fnn_interrupted(part);
         if ((op->barrier || run->profile) && fnn_barrier(part)) return true;
         if (run->profile && part.tid == 0) op->seconds += 1e-9 * (double)(fnn_now() - start);
     }
@@ -100,7 +100,7 @@ fnn_outcome fnn_plan_run(fnn_plan *plan, int64_t steps, int64_t budget, bool pro
     if (crowded && plan->crowded) plan->alone_until = end + ALONE; /* once may be a bad start */
     plan->crowded = crowded;
     *done = run.done;
-    return run.user ? FNN_HALTED_USER : outcome(run.status);
+    return team.interrupted ? FNN_HALTED_USER : outcome(run.status);
 }
 
 typedef struct {
@@ -120,5 +120,5 @@ fnn_outcome fnn_run_op(fnn_op op, const void *args, double work, int (*poll)(voi
     fnn_team team;
     fnn_team_init(&team, work >= FNN_LONG_WORK ? poll : NULL);
     fnn_parallel(run_single, &single, work < FNN_PARALLEL_WORK ? 1 : FNN_MAX_THREADS, &team);
-    return team.halt ? FNN_HALTED_USER : outcome(single.status);
+    return team.interrupted ? FNN_HALTED_USER : outcome(single.status);
 }

@@ -8,7 +8,7 @@ INLINE int64_t row_at(const int64_t *rows, int64_t i) { return rows ? rows[i] : 
 
 /* out[i] = data[rows[clock[0] + i]] * scale */
 KERNEL(gather_rows) {
-    enum { AHEAD = 4, LINE = 64 };
+    enum { AHEAD = 4, LINE = 64, POLL = 256 };
     const int64_t f = a->f, first = a->clock[FNN_ROW];
     if (past_end(first, a->n, a->limit)) return FNN_PAST_END;
     const size_t row_bytes = (size_t)f * (a->is_u8 ? 1 : sizeof(float));
@@ -16,6 +16,7 @@ KERNEL(gather_rows) {
     int64_t lo, hi;
     fnn_range(a->n, 1, part, &lo, &hi);
     for (int64_t i = lo; i < hi; i++) {
+        if (i % POLL == 0 && fnn_interrupted(part)) return FNN_OK;
         /* the next rows lie anywhere in memory */
         if (i + AHEAD < hi) {
             const char *next = (const char *)a->data + (size_t)row_at(a->rows, first + i + AHEAD) * row_bytes;

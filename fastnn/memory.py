@@ -21,6 +21,8 @@ __all__ = ["Stage", "Workspace", "aligned_zeros"]
 
 _ALIGNMENT = 64
 _MAX_BYTES = 2**62
+_PIECE = 2**23
+"""Bytes that are asked of the system at once; it may take a millisecond for each MiB."""
 
 
 def aligned_zeros(n: int, dtype: DTypeLike) -> Array:
@@ -32,7 +34,9 @@ def aligned_zeros(n: int, dtype: DTypeLike) -> Array:
     0
     """
     nbytes = n * np.dtype(dtype).itemsize
-    raw = np.zeros(nbytes + _ALIGNMENT, np.uint8)
+    raw = np.empty(nbytes + _ALIGNMENT, np.uint8)
+    for start in range(0, raw.size, _PIECE):  # between two, Ctrl-C is noticed
+        raw[start : start + _PIECE] = 0
     start = -raw.ctypes.data % _ALIGNMENT
     aligned: Array = raw[start : start + nbytes].view(dtype)
     return aligned

@@ -1,8 +1,10 @@
 """Owns what several test files share: backends, small data, and a run with a time limit."""
 
 import os
+import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -17,6 +19,19 @@ def need_compiled():
         if os.environ.get("FASTNN_WITHOUT_EXTENSION"):
             pytest.skip(f"asked to run without the extension ({backends.missing})")
         pytest.fail(f"the extension is not built: {backends.missing}")
+
+
+@contextmanager
+def ctrl_c_after(seconds):
+    """Press Ctrl-C so long after the block has begun, and expect that this ends the block."""
+    previous = signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
 
 
 @pytest.fixture(params=["reference", "compiled"])

@@ -211,6 +211,43 @@ def test_unknown_rows_are_named(module, capsys):
 
 
 @pytest.mark.usefixtures("compiled")
+def test_gemm(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    gemm = importlib.import_module("bench.gemm")
+    gemm.main("--threads 1 --rounds 1 --repeats 1".split())
+    printed = capsys.readouterr().out
+    assert printed.count("×)") == 3 * len(gemm.shapes())
+    assert "geometric mean" in printed
+
+
+@pytest.mark.usefixtures("compiled")
+def test_kernels():
+    command = [sys.executable, "-m", "pytest", "bench/bench_kernels.py", "-k", "relu_forward"]
+    run = subprocess.run(
+        [*command, "--benchmark-enable", "--benchmark-max-time=0.01"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout
+    assert "geometric mean of 2" in run.stdout
+
+
+@pytest.mark.usefixtures("compiled")
+def test_interrupts(capsys):
+    interrupts = importlib.import_module("bench.interrupts")
+    interrupts.main(
+        ["--tries", "2", "--within", "0.02", "--rows", "fit,fit-eager,predict,download"]
+    )
+    printed = capsys.readouterr().out
+    assert "| fit-eager | " in printed and "| download | " in printed
+    with pytest.raises(RuntimeError, match="not noticed"):
+        interrupts.delay(lambda: None, 60)
+
+
+@pytest.mark.usefixtures("compiled")
 def test_conv(capsys):
     conv = importlib.import_module("bench.conv")
     conv.main(["--seconds", "0.001", "--layers", "fifth"])

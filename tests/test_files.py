@@ -418,9 +418,7 @@ def test_the_files_of_the_attacks_differ_from_a_good_one(tmp_path):
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_attacks(attack, tmp_path):
     (tmp_path / "file").write_bytes(ATTACKS[attack])
-    began = time.monotonic()
     refused(tmp_path / "file")
-    assert time.monotonic() - began < 10
 
 
 def test_not_a_file(tmp_path):

@@ -1,15 +1,17 @@
-"""Training: plans against eager steps and the reference, bits, batches, Ctrl-C, divergence."""
+"""Training: plans against eager steps and the reference, bits, batches, Ctrl-C, divergence.
+
+FASTNN_INTERRUPTS sets how often each kind of run is interrupted.
+"""
 
 import copy
 import multiprocessing
 import os
 import signal
 import threading
-import time
 
 import numpy as np
 import pytest
-from conftest import need_compiled
+from conftest import ctrl_c_after, need_compiled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +19,8 @@ import fastnn as fnn
 from fastnn.checks import PIXEL_SCALE
 from fastnn.memory import Workspace
 from fastnn.trainer import Data, Trainer
+
+INTERRUPTS = int(os.environ.get("FASTNN_INTERRUPTS", "5"))
 
 NETS = {
     "relu": lambda: [fnn.Dense(17, "relu"), fnn.Dense(9, "relu"), fnn.Dense(3)],
@@ -325,26 +329,12 @@ def test_interrupted_training_keeps_whole_steps(eager, backend):
     x = rng.normal(size=(20_000, 10)).astype(np.float32)
     y = rng.integers(0, 3, 20_000)
     options = {"batch_size": 16, "eager": eager}
-    for delay in np.random.default_rng(3).uniform(0.05, 0.15, 5):
+    for delay in np.random.default_rng(3).uniform(0.05, 0.15, INTERRUPTS):
         model = fnn.Sequential([fnn.Dense(32, "tanh"), fnn.Dense(3)], 10, seed=4)
         optimizer = fnn.Adam(1e-3)
         model.predict(x[:1])  # a first call takes longer
-        sent = []
-
-        def interrupt(number, frame, sent=sent):
-            sent.append(time.perf_counter())
-            signal.raise_signal(signal.SIGINT)
-
-        previous = signal.signal(signal.SIGALRM, interrupt)
-        signal.setitimer(signal.ITIMER_REAL, delay)
-        try:
-            with pytest.raises(KeyboardInterrupt):
-                model.fit(x, y, optimizer=optimizer, epochs=10**6, verbose=0, **options)
-            late = time.perf_counter() - sent[0]
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, previous)
-        assert late < 0.5
+        with ctrl_c_after(delay):
+            model.fit(x, y, optimizer=optimizer, epochs=10**6, verbose=0, **options)
         assert model.history is not None, "interrupted before the training"
         steps = len(model.history.batch_losses)
         assert steps == optimizer.state(model).step
@@ -353,6 +343,40 @@ def test_interrupted_training_keeps_whole_steps(eager, backend):
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
         model.fit(x[:100], y[:100], verbose=0)
         model.predict(x[:5])
+
+
+@pytest.mark.parametrize("units", [30, 1200])
+def test_interrupted_prediction_leaves_the_model_as_it_was(units, backend):
+    x = np.random.default_rng(0).normal(size=(2000, 300)).astype(np.float32)
+    model = fnn.Sequential([fnn.Dense(units, "relu"), fnn.Dense(units), fnn.Dense(3)], 300, seed=0)
+    want = model.predict(x)
+    for delay in np.random.default_rng(1).uniform(0, 0.1, INTERRUPTS):
+        with ctrl_c_after(1e-6 + delay):
+            while True:
+                model.predict(x)
+        np.testing.assert_array_equal(model.predict(x), want)
+
+
+def test_ctrl_c_inside_an_eager_step_ends_the_run_with_it(three, backend):
+    class Pressing(fnn.CrossEntropy):
+        """Presses Ctrl-C in the middle of the fourth step."""
+
+        calls = 0
+
+        def compute(self, *arguments):
+            super().compute(*arguments)
+            self.calls += 1
+            if self.calls == 4:
+                signal.raise_signal(signal.SIGINT)
+
+    (x, y), loss = three, Pressing()
+    model, twin = (fnn.Sequential(NETS["relu"](), seed=0) for _ in range(2))
+    options = {"batch_size": 16, "shuffle": False, "eager": True, "verbose": 0}
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(x, y, loss=loss, epochs=9, **options)
+    assert loss.calls == len(model.history.batch_losses) == 4
+    twin.fit(x[:64], y[:64], **options)
+    np.testing.assert_array_equal(model.theta, twin.theta)
 
 
 def test_an_exception_in_a_callback_keeps_the_history(three, backend):
