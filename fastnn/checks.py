@@ -50,6 +50,17 @@ class DivergenceError(ValueError):
     layer : int or None
         Index of the first layer whose weights or output are not finite; None where all are, and
         only the loss is not.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastnn as fnn
+    >>> model = fnn.Sequential([fnn.Dense(2, kernel_initializer="ones")])
+    >>> run = {"loss": "mse", "optimizer": fnn.SGD(1e30), "epochs": 9, "verbose": 0}
+    >>> model.fit(np.eye(2), np.eye(2), **run)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    fastnn.checks.DivergenceError: epoch 2, batch 1: the loss is inf: ...
     """
 
     def __init__(
