@@ -116,7 +116,10 @@ class Optimizer(Component):
         buffers: dict[str, Array],
         theta: Array,
     ) -> None:
-        """Update ``theta`` (n,) and the buffers in place; see ``fastnn.reference.optimizer``."""
+        """Update ``theta`` (n,) and the buffers in place, and leave ``grad`` as it is.
+
+        See ``fastnn.reference.optimizer``.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define update")
 
 
