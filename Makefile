@@ -3,10 +3,16 @@ PYTHON ?= python3
 PY := .venv/bin/python
 SOURCES := pyproject.toml setup.py $(wildcard csrc/* fastnn/kernels/*.p*)
 
-.PHONY: demo test test-files lint bench build clean
+# FORM= follows the reports' recipes as they are written, FORM=--full adds more
+FORM ?= --quick
+
+.PHONY: demo reports test test-files lint bench build clean
 
 demo: .venv/demo
 	$(PY) examples/demo.py
+
+reports: .venv/demo
+	for x in a b; do $(PY) examples/report_$$x.py $(FORM) --out out/reports || exit 1; done
 
 test: .venv/test
 	$(PY) -m pytest

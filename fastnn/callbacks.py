@@ -193,11 +193,6 @@ class EarlyStopping(_Watch):
     best : float or None
     best_epoch : int
 
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is not as above; in ``fit``, if the history has no such figure.
-
     Examples
     --------
     >>> EarlyStopping(patience=3)
@@ -243,11 +238,6 @@ class LearningRateScheduler(Callback):
     rate : callable
         Takes the epoch, counted from 0, returns its learning rate.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If ``rate`` is no function; in ``fit``, if it returns no positive number.
-
     Examples
     --------
     >>> import numpy as np
@@ -288,24 +278,6 @@ class ReduceOnPlateau(_Watch):
         As of ``EarlyStopping``.
     min_lr : float
         The rate is not reduced below it.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is not as above; in ``fit``, if the history has no such figure.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import fastnn as fnn
-    >>> halving = fnn.ReduceOnPlateau("loss", factor=0.5, patience=1, min_delta=100.0)
-    >>> optimizer = fnn.SGD(0.1)
-    >>> model = fnn.Sequential([fnn.Dense(2)], seed=0)
-    >>> _ = model.fit(
-    ...     np.eye(2), [0, 1], optimizer=optimizer, epochs=3, callbacks=[halving], verbose=0
-    ... )
-    >>> optimizer.lr  # two epochs did not gain 100
-    0.025
     """
 
     def __init__(
@@ -368,11 +340,6 @@ class ModelCheckpoint(_Watch):
     mode : {"auto", "min", "max"}
         As of ``EarlyStopping``.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is not as above; in ``fit``, if the history has no such figure.
-
     Examples
     --------
     >>> ModelCheckpoint("best.safetensors", monitor="val_accuracy", save_best_only=True)
@@ -412,18 +379,6 @@ class CSVLogger(Callback):
     ----------
     path : str or path
         Written anew by each run, as ``History.to_csv`` does; one that is taken up again goes on.
-
-    Raises
-    ------
-    TypeError
-        If ``path`` is no path.
-    OSError
-        In ``fit``, if the file cannot be written.
-
-    Examples
-    --------
-    >>> CSVLogger("run.csv")
-    CSVLogger('run.csv')
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:

@@ -45,16 +45,7 @@ _BLOCK = 2**20
 
 
 class FileFormatError(ValueError):
-    """A model file that is damaged or not one; the message names it, and what was expected.
-
-    Examples
-    --------
-    >>> import fastnn as fnn
-    >>> fnn.load(fnn.__file__)  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-    ...
-    fastnn.files.FileFormatError: ...__init__.py: not a model file: ...
-    """
+    """A model file that is damaged or not one; the message names it, and what was expected."""
 
 
 class Entry(NamedTuple):

@@ -3,6 +3,7 @@
 Owns their exit codes, output and figures; what training computes is tested elsewhere.
 """
 
+import csv
 import os
 import re
 import struct
@@ -15,13 +16,25 @@ import pytest
 
 DEMO = Path(__file__).parents[1] / "examples" / "demo.py"
 PNG = b"\x89PNG\r\n\x1a\n"
+NO_MNIST = "import fastnn.datasets as d; d.MIRRORS['mnist'] = (); d.SYSTEM_FOLDER = 'nowhere'"
+SMALL_SETS = f"""
+sys.path.insert(1, {str(Path(__file__).parent)!r})
+import fastnn.datasets as d
+from test_docs import small_set
+d.load_mnist = d.load_fashion_mnist = small_set
+"""
 
 
-def demo(folder, *options, prelude="", **environment):
-    """Run the demo in ``folder``, after the statements in ``prelude``."""
-    script = f"import runpy, sys\n{prelude}\nrunpy.run_path({str(DEMO)!r}, run_name='__main__')"
+def run(folder, *options, script=DEMO, prelude="", **environment):
+    """Run an example in ``folder``, after the statements in ``prelude``."""
+    lines = (
+        "import runpy, sys",
+        f"sys.path[0] = {str(script.parent)!r}",
+        prelude,
+        f"runpy.run_path({str(script)!r}, run_name='__main__')",
+    )
     return subprocess.run(
-        [sys.executable, "-c", script, *options],
+        [sys.executable, "-c", "\n".join(lines), *options],
         cwd=folder,
         env=os.environ | environment,
         capture_output=True,
@@ -56,7 +69,7 @@ def check_figure(path):
 
 
 def test_demo_on_digits(tmp_path):
-    result = demo(tmp_path, "--data", "digits", "--epochs", "8", "--out", "a/b.png")
+    result = run(tmp_path, "--data", "digits", "--epochs", "8", "--out", "a/b.png")
     assert accuracy(result) > 0.93
     assert re.search(r"^data: 8x8 digits, 1,438 images .* 359 ", result.stdout, re.MULTILINE)
     assert re.search(r"\d\.\d\d s: [\d,]+ samples/s$", result.stdout, re.MULTILINE)
@@ -68,7 +81,7 @@ def test_demo_on_digits(tmp_path):
 
 @pytest.mark.skipif("FASTNN_DATA" not in os.environ, reason="FASTNN_DATA is not set")
 def test_demo_on_mnist(tmp_path):
-    result = demo(tmp_path)  # as make demo runs it
+    result = run(tmp_path)  # as make demo runs it
     assert accuracy(result) >= 0.975
     assert "data: MNIST, 60,000 images" in result.stdout
     assert "109,386 trainable parameters" in result.stdout
@@ -76,28 +89,27 @@ def test_demo_on_mnist(tmp_path):
 
 
 def test_demo_falls_back_on_digits(tmp_path):
-    no_mnist = "import fastnn.datasets as d; d.MIRRORS['mnist'] = (); d.SYSTEM_FOLDER = 'nowhere'"
     here = {"FASTNN_DATA": "", "FASTNN_CACHE": str(tmp_path / "cache")}
-    result = demo(tmp_path, "--epochs", "1", prelude=no_mnist, **here)
+    result = run(tmp_path, "--epochs", "1", prelude=NO_MNIST, **here)
     assert accuracy(result) > 0.5
     assert "MNIST cannot be loaded" in result.stdout
     assert "data: 8x8 digits" in result.stdout
 
-    result = demo(tmp_path, "--data", "mnist", prelude=no_mnist, **here)
+    result = run(tmp_path, "--data", "mnist", prelude=NO_MNIST, **here)
     assert result.returncode == 1
     assert result.stderr.startswith("mnist: ") and "Traceback" not in result.stderr
 
 
 def test_demo_without_matplotlib(tmp_path):
     prelude = "sys.modules['matplotlib'] = sys.modules['matplotlib.figure'] = None"
-    result = demo(tmp_path, "--data", "digits", "--epochs", "1", prelude=prelude)
+    result = run(tmp_path, "--data", "digits", "--epochs", "1", prelude=prelude)
     assert accuracy(result) > 0.5
     assert "pip install matplotlib" in result.stdout
     assert not (tmp_path / "out" / "demo.png").exists()
 
 
 def test_demo_refuses_bad_options(tmp_path):
-    result = demo(tmp_path, "--epochs", "0")
+    result = run(tmp_path, "--epochs", "0")
     assert result.returncode == 2
     assert "--epochs: got 0, expected at least 1" in result.stderr
 
@@ -122,15 +134,31 @@ def test_demo_refuses_bad_options(tmp_path):
     ],
 )
 def test_other_networks(name, options, says, tmp_path):
-    script = DEMO.with_name(f"{name}.py")
-    result = subprocess.run(
-        [sys.executable, script, *options],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    result = run(tmp_path, *options, script=DEMO.with_name(f"{name}.py"))
     assert result.returncode == 0, result.stderr
     assert re.search(says, result.stdout), result.stdout
     check_figure(tmp_path / "out" / f"{name}.png")
+
+
+@pytest.mark.parametrize(("letter", "rows"), [("a", 12), ("b", 16)])
+def test_reports(letter, rows, tmp_path):
+    script = DEMO.with_name(f"report_{letter}.py")
+    result = run(tmp_path, "--quick", "--seed", "3", script=script, prelude=SMALL_SETS)
+    assert result.returncode == 0, result.stderr
+    out = tmp_path / "out" / "reports"
+    page = (out / f"report_{letter}.md").read_text()
+    assert page in result.stdout
+    figures = re.findall(r"\((report_.*\.png)\)", page)
+    assert figures and all((out / name).read_bytes()[:8] == PNG for name in figures)
+    with open(out / f"report_{letter}-accuracy.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert len(table) == rows
+    assert all(row["report"] and float(row["s"]) > 0 for row in table)
+    assert all(re.search(r"\d", row["here"]) for row in table)
+
+
+def test_reports_without_data(tmp_path):
+    here = {"FASTNN_DATA": "", "FASTNN_CACHE": str(tmp_path / "cache")}
+    result = run(tmp_path, script=DEMO.with_name("report_a.py"), prelude=NO_MNIST, **here)
+    assert result.returncode == 1
+    assert result.stderr.startswith("mnist: ") and "Traceback" not in result.stderr

@@ -34,11 +34,6 @@ class Dense(Weighted):
     b : (O,) float32
         Absent without ``use_bias``.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is not as above, or the input has more than two axes.
-
     Examples
     --------
     >>> import fastnn as fnn
