@@ -28,11 +28,11 @@ if EMULATE:  # tests the 16-lane code on a CPU that has only AVX2
 EXTRA = os.environ.get("FASTNN_CFLAGS", "").split()
 
 # compiled once per instruction set; the other files of csrc/ once in all
-KERNELS = ["tile", "gemm", "batchnorm", "conv2d", "elementwise", "loss", "norms", "optimizer"]
-KERNELS += ["pool2d", "rnn", "step", "table"]
+KERNELS = ["tile", "gemm", "batchnorm", "conv2d", "elementwise", "embedding", "loss", "norms"]
+KERNELS += ["optimizer", "pool2d", "rnn", "step", "table"]
 SHARED = ["threads", "plan", "dispatch"]
-MODULES = ["plan", "batchnorm", "conv2d", "dense", "elementwise", "loss", "norms", "optimizer"]
-MODULES += ["pool2d", "rnn", "step"]
+MODULES = ["plan", "batchnorm", "conv2d", "dense", "elementwise", "embedding", "loss", "norms"]
+MODULES += ["optimizer", "pool2d", "rnn", "step"]
 
 CFLAGS = [
     "-std=gnu11",

@@ -36,6 +36,8 @@ enum { FNN_OK, FNN_STOP, FNN_PAST_END };
     X(sum_rows)                                                                                    \
     X(recurrent_forward)                                                                           \
     X(recurrent_backward)                                                                          \
+    X(embedding_forward)                                                                           \
+    X(embedding_backward)                                                                          \
     X(add)                                                                                         \
     X(maxpool2d_forward)                                                                           \
     X(maxpool2d_backward)                                                                          \
@@ -270,6 +272,11 @@ typedef struct {
     float momentum, *running_mean, *running_var;
     int64_t c;
 } fnn_batchnorm_update_args;
+
+/* out (R, U) = w (V, U)[x], tokens x (R,) in [0, V) */
+typedef struct { const int32_t *x; const float *w; float *out; int64_t r, u; } fnn_embedding_forward_args;
+/* dw (V, U) = 0, dw[x] += dout (R, U); clean (V,) or NULL: 1 where a row of dw is 0, before and after */
+typedef struct { const float *dout; const int32_t *x; uint8_t *clean; float *dw; int64_t r, v, u; } fnn_embedding_backward_args;
 
 /* elementwise, n values; out may be x, dx may be dout */
 typedef struct { const float *x; float *out; int64_t n; } fnn_map_args;

@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from drawing import draw_curves, draw_images, new_figure, save
+from matplotlib.figure import Figure
 
 import fastnn as fnn
 
@@ -68,12 +68,13 @@ def main() -> None:
     print(f"trained for {history.epochs} epochs in {sum(history.seconds):.1f} s")
     print(f"test error {error:.4f}")
 
-    figure = new_figure(8, 10)
-    curves, before, after, space = figure.subfigures(4, 1, height_ratios=[3, 1.2, 1.2, 5])
+    figure = Figure(figsize=(8, 11), layout="constrained")
+    curves, images, space = figure.subfigures(3, 1, height_ratios=[3, 2.8, 5])
     curves.suptitle(f"mean squared error of the test images: {error:.4f}")
-    draw_curves(curves, history, ["loss"])
-    draw_images(before, "test images", seen_test[:12, ..., 0])
-    draw_images(after, "what 32 numbers keep of them", made[:12, ..., 0])
+    fnn.plots.curves(history, ax=curves.subplots())
+    rows = {"noisy": seen_test} if options.noise else {}
+    fnn.plots.reconstructions(x_test, rows | {"output": made}, 12, figure=images)
+    images.suptitle("test images, and what 32 numbers keep of them", fontsize="medium")
 
     # The two directions in which the 32 numbers differ most.
     codes = model.features(x_test[:3000], layer=LATENT)
@@ -83,7 +84,9 @@ def main() -> None:
     points = axes.scatter(*plane.T, c=labels[:3000], cmap="tab10", s=6)
     axes.legend(*points.legend_elements(), ncols=5, frameon=False)
     axes.set(title="the numbers of 3,000 test images, seen from the side where they differ most")
-    save(figure, options.out)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(options.out, dpi=100)
+    print(f"figure: {options.out}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from drawing import draw_curves, draw_images, new_figure, save
+from matplotlib.figure import Figure
 
 import fastnn as fnn
 
@@ -68,18 +68,20 @@ def main() -> None:
     print(f"trained for {history.epochs} epochs in {sum(history.seconds):.1f} s")
     print(f"test accuracy {accuracy:.2%}")
 
-    figure = new_figure(8, 9)
+    figure = Figure(figsize=(8, 9), layout="constrained")
     curves, predictions, filters, maps = figure.subfigures(4, 1, height_ratios=[6, 4.5, 2.5, 2.5])
     curves.suptitle(f"{options.net}: test accuracy {accuracy:.2%}")
-    draw_curves(curves, history, ["loss", "accuracy"])
+    for axes, metric in zip(curves.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        fnn.plots.curves(history, metric, axes)
     found = model.predict_classes(x_test[:20])
-    captions = [f"{p} ({t})" for p, t in zip(found, y_test, strict=False)]
-    draw_images(predictions, "predicted (true)", x_test[:20, ..., 0], captions, rows=2)
-    w = model.layers[0].w[:, :, 0]
-    draw_images(filters, "filters of the first layer", w.transpose(2, 0, 1), cmap="RdBu")
-    seen = model.features(x_test[:1], layer=1)[0]
-    draw_images(maps, "what they see of the first image", seen.transpose(2, 0, 1))
-    save(figure, options.out)
+    fnn.plots.predictions(x_test[:20], y_test[:20], found, columns=10, figure=predictions)
+    fnn.plots.filters(model.layers[0].w, figure=filters)
+    filters.suptitle("filters of the first layer", fontsize="medium")
+    fnn.plots.feature_maps(model.features(x_test[:1], layer=1), figure=maps)
+    maps.suptitle("what they see of the first image", fontsize="medium")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(options.out, dpi=100)
+    print(f"figure: {options.out}")
 
 
 if __name__ == "__main__":

@@ -106,36 +106,24 @@ def draw(
         print(f"{path} was not drawn: install matplotlib for it (pip install matplotlib)")
         return
 
-    figure = Figure(figsize=(8, 6.4), layout="constrained")
+    figure = Figure(figsize=(8, 7), layout="constrained")
     curves, first, mistaken = figure.subfigures(3, 1, height_ratios=[6, 4.3, 2.5])
 
     curves.suptitle(title)
-    epochs = range(1, history.epochs + 1)
-    for axes, name in zip(curves.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        axes.plot(epochs, history[name], ".-", label="training")
-        axes.plot(epochs, history[f"val_{name}"], ".-", label="test")
-        axes.set(xlabel="epoch", ylabel=name)
-        axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
+    for axes, metric in zip(curves.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        fnn.plots.curves(history, metric, axes)
+        axes.legend(["training", "test"], frameon=False)
 
-    def show(part, caption: str, rows: int, chosen) -> None:
+    def show(part, caption: str, chosen: np.ndarray) -> None:
+        fnn.plots.predictions(
+            images[chosen], labels[chosen], predicted[chosen], columns=10, figure=part
+        )
         part.suptitle(caption, fontsize="medium")
-        cells = part.subplots(rows, 10)
-        for axes in cells.flat:
-            axes.set_axis_off()
-        for axes, i in zip(cells.flat, chosen, strict=False):
-            right = predicted[i] == labels[i]
-            axes.imshow(images[i], cmap="gray_r")
-            axes.set_title(
-                f"{predicted[i]} ({labels[i]})",
-                fontsize="medium",
-                color="black" if right else "tab:red",
-                weight="normal" if right else "bold",
-            )
 
+    show(first, "the first test images: predicted label (true label)", np.arange(20))
     wrong = np.flatnonzero(predicted != labels)
-    show(first, "the first test images: predicted label (true label)", 2, range(20))
-    show(mistaken, f"mistaken: {len(wrong)} of {len(labels):,}", 1, wrong)
+    if len(wrong):
+        show(mistaken, f"mistaken: {len(wrong)} of {len(labels):,}", wrong[:10])
 
     figure.savefig(path, dpi=100)
     print(f"figure: {path}")

@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from drawing import draw_curves, draw_images, new_figure, save
+from matplotlib.figure import Figure
 
 import fastnn as fnn
 
@@ -95,20 +95,19 @@ def main() -> None:
     print(f"trained for {history.epochs} epochs in {sum(history.seconds):.1f} s")
     print(f"test accuracy {accuracy:.2%}")
 
-    figure = new_figure(8, 6)
+    figure = Figure(figsize=(8, 6.5), layout="constrained")
     curves, predictions = figure.subfigures(2, 1, height_ratios=[3, 3])
     curves.suptitle(
         f"{options.pooling} pooling, {options.filters} filters, {options.kernel}x{options.kernel}, "
         f"{options.init}: test accuracy {accuracy:.2%}"
     )
-    draw_curves(curves, history, ["loss", "accuracy"])
+    for axes, metric in zip(curves.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        fnn.plots.curves(history, metric, axes)
     found = model.predict_classes(x_test[:14])
-    captions = [
-        NAMES[p] if p == t else f"{NAMES[p]} ({NAMES[t]})"
-        for p, t in zip(found, y_test, strict=False)
-    ]
-    draw_images(predictions, "predicted (true, where it differs)", x_test[:14, ..., 0], captions, 2)
-    save(figure, options.out)
+    fnn.plots.predictions(x_test[:14], y_test[:14], found, NAMES, columns=7, figure=predictions)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(options.out, dpi=100)
+    print(f"figure: {options.out}")
 
     if options.features:
         flat = next(i for i, layer in enumerate(model.layers) if isinstance(layer, fnn.Flatten))

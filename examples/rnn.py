@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-from drawing import draw_curves, draw_images, new_figure, save
+from matplotlib.figure import Figure
 
 import fastnn as fnn
 from fastnn import reference
@@ -71,21 +71,23 @@ def main() -> None:
     print(f"trained for {history.epochs} epochs in {sum(history.seconds):.1f} s")
     print(f"test accuracy {accuracy:.2%}")
 
-    figure = new_figure(8, 8)
+    figure = Figure(figsize=(8, 8), layout="constrained")
     curves, predictions, gradients = figure.subfigures(3, 1, height_ratios=[6, 2.5, 4])
     curves.suptitle(f"{options.cell}, {units} units: test accuracy {accuracy:.2%}")
-    draw_curves(curves, history, ["loss", "accuracy"])
+    for axes, metric in zip(curves.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        fnn.plots.curves(history, metric, axes)
     chosen = np.random.default_rng(options.seed).choice(len(x_test), 10, replace=False)
     found = model.predict_classes(x_test[chosen])
-    captions = [f"{p} ({t})" for p, t in zip(found, y_test[chosen], strict=True)]
-    draw_images(predictions, "predicted (true)", x_test[chosen], captions)
+    fnn.plots.predictions(x_test[chosen], y_test[chosen], found, columns=10, figure=predictions)
     axes = gradients.subplots()
     axes.semilogy(before, ".-", label="before training")
     axes.semilogy(gradient_norms(model, first, y_test[:100]), ".-", label="after")
     axes.set(xlabel="step (row of the image)", ylabel="length of the gradient")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    save(figure, options.out)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(options.out, dpi=100)
+    print(f"figure: {options.out}")
 
 
 if __name__ == "__main__":

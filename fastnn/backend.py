@@ -110,6 +110,12 @@ def set_num_threads(n: int) -> None:
     ------
     TypeError, ValueError
         If it is no such integer.
+
+    Examples
+    --------
+    >>> import fastnn as fnn
+    >>> before = fnn.get_num_threads()
+    >>> fnn.set_num_threads(before)
     """
     n = check_integer("n", n, 1, 256)
     if compiled is not None:
@@ -117,7 +123,14 @@ def set_num_threads(n: int) -> None:
 
 
 def get_num_threads() -> int:
-    """Return how many threads the compiled kernels use."""
+    """Return how many threads the compiled kernels use; 1 without them.
+
+    Examples
+    --------
+    >>> import fastnn as fnn
+    >>> fnn.get_num_threads() >= 1
+    True
+    """
     return 1 if compiled is None else int(compiled.get_num_threads())
 
 
@@ -126,7 +139,17 @@ def _name(kernels: ModuleType) -> str:
 
 
 def show_config() -> None:
-    """Print backend, instruction set, threads and versions."""
+    """Print backend, instruction set, threads and versions.
+
+    Examples
+    --------
+    >>> import fastnn as fnn
+    >>> fnn.show_config()  # doctest: +ELLIPSIS
+              fastnn  ...
+             backend  ...
+     instruction set  ...
+             threads  ...
+    """
     import fastnn
 
     lines = {

@@ -193,6 +193,11 @@ class EarlyStopping(_Watch):
     best : float or None
     best_epoch : int
 
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as above; in ``fit``, if the history has no such figure.
+
     Examples
     --------
     >>> EarlyStopping(patience=3)
@@ -238,6 +243,11 @@ class LearningRateScheduler(Callback):
     rate : callable
         Takes the epoch, counted from 0, returns its learning rate.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If ``rate`` is no function; in ``fit``, if it returns no positive number.
+
     Examples
     --------
     >>> import numpy as np
@@ -278,6 +288,24 @@ class ReduceOnPlateau(_Watch):
         As of ``EarlyStopping``.
     min_lr : float
         The rate is not reduced below it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as above; in ``fit``, if the history has no such figure.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastnn as fnn
+    >>> halving = fnn.ReduceOnPlateau("loss", factor=0.5, patience=1, min_delta=100.0)
+    >>> optimizer = fnn.SGD(0.1)
+    >>> model = fnn.Sequential([fnn.Dense(2)], seed=0)
+    >>> _ = model.fit(
+    ...     np.eye(2), [0, 1], optimizer=optimizer, epochs=3, callbacks=[halving], verbose=0
+    ... )
+    >>> optimizer.lr  # two epochs did not gain 100
+    0.025
     """
 
     def __init__(
@@ -340,6 +368,11 @@ class ModelCheckpoint(_Watch):
     mode : {"auto", "min", "max"}
         As of ``EarlyStopping``.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as above; in ``fit``, if the history has no such figure.
+
     Examples
     --------
     >>> ModelCheckpoint("best.safetensors", monitor="val_accuracy", save_best_only=True)
@@ -379,6 +412,18 @@ class CSVLogger(Callback):
     ----------
     path : str or path
         Written anew by each run, as ``History.to_csv`` does; one that is taken up again goes on.
+
+    Raises
+    ------
+    TypeError
+        If ``path`` is no path.
+    OSError
+        In ``fit``, if the file cannot be written.
+
+    Examples
+    --------
+    >>> CSVLogger("run.csv")
+    CSVLogger('run.csv')
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:

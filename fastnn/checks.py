@@ -28,6 +28,7 @@ __all__ = [
     "to_lengths",
     "to_names",
     "to_rows",
+    "to_tokens",
     "to_weights",
 ]
 
@@ -50,6 +51,17 @@ class DivergenceError(ValueError):
     layer : int or None
         Index of the first layer whose weights or output are not finite; None where all are, and
         only the loss is not.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastnn as fnn
+    >>> model = fnn.Sequential([fnn.Dense(2, kernel_initializer="ones")])
+    >>> run = {"loss": "mse", "optimizer": fnn.SGD(1e30), "epochs": 9, "verbose": 0}
+    >>> model.fit(np.eye(2), np.eye(2), **run)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    fastnn.checks.DivergenceError: epoch 2, batch 1: the loss is inf: ...
     """
 
     def __init__(
@@ -360,6 +372,39 @@ def to_names(value: Sequence[str], classes: int | None = None) -> list[str]:
     if len(names) < (classes or 1):
         raise ValueError(f"names: got {len(names)}, expected {classes or 1}, one for each class")
     return names
+
+
+def to_tokens(name: str, value: ArrayLike, steps: int, tokens: int) -> Array:
+    """Return sequences of tokens (N, steps) as int32, a copy; for one step also from (N,).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are not integers in [0, tokens), have another shape, or there are no rows.
+
+    Examples
+    --------
+    >>> to_tokens("x", [[1, 2], [3, 4]], 2, 4)
+    Traceback (most recent call last):
+    ...
+    ValueError: x: got token 4 in row 1, step 1, expected integers from 0 to 3
+    """
+    array = to_array(name, value)
+    if array.dtype.kind not in "ui":
+        raise TypeError(f"{name}: got dtype {array.dtype}, expected integers")
+    if array.ndim == 1 and steps == 1:
+        array = array[:, None]
+    if array.ndim != 2 or array.shape[1] != steps or not len(array):
+        raise ValueError(f"{name}: got shape {array.shape}, expected (rows, {steps})")
+    bad = np.argwhere((array < 0) | (array >= tokens))
+    if bad.size:
+        row, step = bad[0]
+        raise ValueError(
+            f"{name}: got token {array[row, step]} in row {row}, step {step}, expected integers "
+            f"from 0 to {tokens - 1}"
+        )
+    # A copy, because steps look no more: what the caller writes later must not get there.
+    return np.array(array, np.int32, order="C")
 
 
 def to_weights(name: str, value: ArrayLike, shape: tuple[int, ...], dtype: DTypeLike) -> Array:

@@ -112,7 +112,16 @@ _STALE = 3600.0  # seconds after which another process's partial file is an orph
 
 
 class DataError(ValueError):
-    """A data file that is missing, damaged or not what it should be; the message names it."""
+    """A data file that is missing, damaged or not what it should be; the message names it.
+
+    Examples
+    --------
+    >>> import fastnn as fnn
+    >>> fnn.datasets.read_idx(fnn.__file__)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    fastnn.datasets.DataError: ...__init__.py: not an IDX file: ...
+    """
 
 
 class _OtherSetError(DataError):

@@ -45,7 +45,16 @@ _BLOCK = 2**20
 
 
 class FileFormatError(ValueError):
-    """A model file that is damaged or not one; the message names it, and what was expected."""
+    """A model file that is damaged or not one; the message names it, and what was expected.
+
+    Examples
+    --------
+    >>> import fastnn as fnn
+    >>> fnn.load(fnn.__file__)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    fastnn.files.FileFormatError: ...__init__.py: not a model file: ...
+    """
 
 
 class Entry(NamedTuple):

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastnn import backend
-from fastnn.checks import Array, to_rows
-from fastnn.formats import outside, rows_inside, seen
+from fastnn.checks import Array
+from fastnn.formats import outside, seen
 from fastnn.layers.recurrent import Recurrent
 from fastnn.memory import Workspace
 from fastnn.trainer import record, unrecordable
@@ -51,6 +51,7 @@ class Predictor:
         self.chunk = chunk_rows(model)
         recurrent = [layer for layer in model.layers[:end] if isinstance(layer, Recurrent)]
         self.stateful = [layer for layer in recurrent if layer.stateful]
+        self.direct = not self.stateful and model.layers[0].input_dtype is None
         self._use(backend.kernels_for(model.dtype), 1)
 
     def _use(self, k: Any, n: int) -> None:
@@ -103,7 +104,7 @@ class Predictor:
             type(x) is np.ndarray
             and x.dtype is _FLOAT32
             and lengths is None
-            and not self.stateful
+            and self.direct
             and self.k is backend.active
         ):
             run = self.runs.get(x.shape)
@@ -120,9 +121,7 @@ class Predictor:
         k = backend.kernels_for(model.dtype)
         if k is not self.k:
             self._use(k, self.workspace.n)
-        assert model.input_shape is not None
-        rows, scale = to_rows("x", x, model.input_shape, model.dtype)
-        rows = rows_inside(rows, model.input_shape, model.data_format)
+        rows, scale = model.convert("x", x)
         ends = model.sequence_lengths("lengths", lengths, len(rows), self.end)
         shape = outside(model.layers[self.end - 1].output_shape, model.data_format)
         out = np.empty((len(rows), *shape), model.dtype)
@@ -132,7 +131,10 @@ class Predictor:
             stop = min(start + self.chunk, len(rows))
             _, inputs, _, result, compute = self._run(stop - start)
             self.clock[0] = start
-            self.k.gather_rows(rows, None, scale, self.clock, inputs)
+            if rows.dtype == np.int32:
+                self.k.gather_labels(rows, None, self.clock, inputs)
+            else:
+                self.k.gather_rows(rows, None, scale, self.clock, inputs)
             for state, buffer in zip(states, self.workspace.states, strict=True):
                 buffer[: stop - start] = state[start:stop]
             if ends is None:

@@ -55,6 +55,18 @@ class Loss(Component):
     ----------
     penalty : str or Regularizer, optional
         On all kernels of the model, not on biases.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``penalty`` is neither a name nor a Regularizer.
+
+    Examples
+    --------
+    >>> import fastnn as fnn
+    >>> model = fnn.Sequential([fnn.Linear()], input_shape=2)
+    >>> model.evaluate([[3.0, 5.0]], [[0.0, 0.0]], loss=fnn.MeanSquaredError())
+    {'loss': 17.0}
     """
 
     recorded: ClassVar[tuple[str, ...]] = ("compute",)
@@ -118,6 +130,11 @@ class CrossEntropy(Loss):
     ----------
     penalty : str or Regularizer, optional
         On all kernels of the model, not on biases.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``penalty`` is neither a name nor a Regularizer.
 
     Examples
     --------
@@ -235,6 +252,18 @@ class MeanSquaredError(ElementwiseLoss):
     ----------
     penalty : str or Regularizer, optional
         On all kernels of the model, not on biases.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``penalty`` is neither a name nor a Regularizer.
+
+    Examples
+    --------
+    >>> import fastnn as fnn
+    >>> model = fnn.Sequential([fnn.Linear()], input_shape=2)
+    >>> model.evaluate([[3.0, 5.0]], [[0.0, 0.0]], "mean_squared_error")
+    {'loss': 17.0}
     """
 
     kernel = "mean_squared_error"
@@ -247,6 +276,18 @@ class MeanAbsoluteError(ElementwiseLoss):
     ----------
     penalty : str or Regularizer, optional
         On all kernels of the model, not on biases.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``penalty`` is neither a name nor a Regularizer.
+
+    Examples
+    --------
+    >>> import fastnn as fnn
+    >>> model = fnn.Sequential([fnn.Linear()], input_shape=2)
+    >>> model.evaluate([[3.0, 5.0]], [[0.0, 0.0]], "mean_absolute_error")
+    {'loss': 4.0}
     """
 
     kernel = "mean_absolute_error"
@@ -264,6 +305,18 @@ class Huber(ElementwiseLoss):
         Positive.
     penalty : str or Regularizer, optional
         On all kernels of the model, not on biases.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``delta`` is no positive finite number, or ``penalty`` neither a name nor a Regularizer.
+
+    Examples
+    --------
+    >>> import fastnn as fnn
+    >>> model = fnn.Sequential([fnn.Linear()], input_shape=2)
+    >>> model.evaluate([[1.0, 5.0]], [[0.0, 0.0]], fnn.Huber(2.0))  # (1 / 2 + 2 * 4) / 2
+    {'loss': 4.25}
     """
 
     kernel = "huber"
@@ -284,6 +337,11 @@ class BinaryCrossEntropy(ElementwiseLoss):
     ----------
     penalty : str or Regularizer, optional
         On all kernels of the model, not on biases.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``penalty`` is neither a name nor a Regularizer.
 
     Examples
     --------

@@ -209,7 +209,7 @@ class Workspace:
     def _lay_out(self) -> None:
         """Decide which buffers each layer uses, and how large they are."""
         n, layers = self._capacity, self._layers
-        current = self._buffer((n, *layers[0].input_shape))
+        current = self._buffer((n, *layers[0].input_shape), layers[0].input_dtype)
         pair = [current] if not self._training else []
         needed = False
         for layer in layers:
@@ -279,7 +279,8 @@ class Workspace:
 
         first, last = self._layers[0], self._layers[-1]
         self.n = n
-        self.x = self._view(self._places[0].x, (n, *first.input_shape), self.dtype)
+        kind = first.input_dtype or self.dtype
+        self.x = self._view(self._places[0].x, (n, *first.input_shape), kind)
         self.rows = self.x.reshape(n, -1)
         self.out = self._view(self._places[-1].out, (n, *last.output_shape), self.dtype)
         self.dout = view(self._places[-1].dout, last.output_shape)
@@ -299,7 +300,7 @@ class Workspace:
             arrays = {name: self._view(place.saved[name], *specs[name]) for name in specs}
             stage = Stage(
                 layer,
-                self._view(place.x, (n, *layer.input_shape), self.dtype),
+                self._view(place.x, (n, *layer.input_shape), layer.input_dtype or self.dtype),
                 self._view(place.out, (n, *layer.output_shape), self.dtype),
                 view(place.dout, layer.output_shape),
                 view(place.dx, layer.input_shape),

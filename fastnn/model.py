@@ -31,6 +31,7 @@ from fastnn.formats import check_format, inside, outside, rows_inside
 from fastnn.history import History
 from fastnn.inference import Predictor, chunk_rows
 from fastnn.layers.base import Layer
+from fastnn.layers.embedding import Embedding
 from fastnn.layers.recurrent import Recurrent
 from fastnn.losses import LOSSES, CrossEntropy, Loss, weights_of
 from fastnn.memory import aligned_zeros
@@ -357,7 +358,7 @@ class Sequential:
         ----------
         x : (N, *input_shape) array_like
             float32 in C order and uint8 are used as they are, other numbers are converted once.
-            uint8 are pixels, scaled to [0, 1].
+            uint8 are pixels, scaled to [0, 1]. An ``Embedding`` takes integers.
         y : array_like
             As the loss takes it: integer class numbers (N,) or one-hot rows for cross-entropy.
         loss : str or Loss
@@ -576,12 +577,26 @@ class Sequential:
         """Return samples as a matrix and their factor; build the model if they are its first."""
         if self.input_shape is None:
             array = to_array(name, x)
-            if array.ndim < 2 or not array.size:
+            tokens = array.ndim == 1 and isinstance(self.layers[0], Embedding)
+            if not (array.ndim > 1 or tokens) or not array.size:
                 raise ValueError(
                     f"{name}: got shape {array.shape}, expected (rows, ...), none of them 0"
                 )
-            self.build(array.shape[1:])
+            self.build(array.shape[1:] or 1)
             x = array
+        return self.convert(name, x)
+
+    def convert(self, name: str, x: ArrayLike) -> tuple[Array, float]:
+        """Return samples as the first layer takes them, in a matrix, and their factor.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If they do not fit.
+        """
+        first = self.layers[0]
+        if isinstance(first, Embedding):
+            return first.to_rows(name, x), 1.0
         assert self.input_shape is not None
         rows, scale = to_rows(name, x, self.input_shape, self.dtype)
         return rows_inside(rows, self.input_shape, self.data_format), scale

@@ -52,6 +52,17 @@ class Optimizer(Component):
     ----------
     slots : tuple of str
         Names of the state buffers that ``update`` needs.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is no positive number, or ``schedule`` no function.
+
+    Examples
+    --------
+    >>> import fastnn as fnn
+    >>> optimizer = fnn.Adam(0.001, schedule=fnn.CosineDecay(1000), clip_norm=1.0)
+    >>> optimizer.lr = 0.0005  # for the epochs to come
     """
 
     recorded: ClassVar[tuple[str, ...]] = ("update",)
@@ -105,7 +116,10 @@ class Optimizer(Component):
         buffers: dict[str, Array],
         theta: Array,
     ) -> None:
-        """Update ``theta`` (n,) and the buffers in place; see ``fastnn.reference.optimizer``."""
+        """Update ``theta`` (n,) and the buffers in place, and leave ``grad`` as it is.
+
+        See ``fastnn.reference.optimizer``.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define update")
 
 
@@ -121,6 +135,11 @@ class SGD(Optimizer):
         Step by the gradient and the new velocity; needs momentum.
     schedule : callable, optional
     clip_norm : float, optional
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as above, or ``nesterov`` is True without momentum.
 
     Examples
     --------
@@ -164,7 +183,7 @@ class SGD(Optimizer):
 
 
 class RMSProp(Optimizer):
-    """Step by the gradient over the root of its running mean square.
+    """Step by the gradient over the root of its running mean square (Tieleman & Hinton 2012).
 
     Parameters
     ----------
@@ -172,8 +191,19 @@ class RMSProp(Optimizer):
     rho : float
         Share of the mean that stays in a step, in [0, 1).
     eps : float
+        Added to the root; positive.
     schedule : callable, optional
     clip_norm : float, optional
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as above.
+
+    Examples
+    --------
+    >>> RMSProp(0.001, rho=0.99)
+    RMSProp(rho=0.99)
     """
 
     records = True
@@ -215,8 +245,19 @@ class Adam(Optimizer):
     beta1, beta2 : float
         Shares of the running means that stay in a step, in [0, 1).
     eps : float
+        Added to the root; positive.
     schedule : callable, optional
     clip_norm : float, optional
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as above.
+
+    Examples
+    --------
+    >>> Adam(0.002, beta2=0.99)
+    Adam(lr=0.002, beta2=0.99)
     """
 
     records = True
@@ -271,10 +312,21 @@ class AdamW(Adam):
     lr : float
     beta1, beta2 : float
     eps : float
+        As of ``Adam``.
     weight_decay : float
-        Each step also takes ``lr * weight_decay`` of every weight.
+        Each step also takes ``lr * weight_decay`` of every weight; at least 0.
     schedule : callable, optional
     clip_norm : float, optional
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as above.
+
+    Examples
+    --------
+    >>> AdamW(0.001, weight_decay=0.1)
+    AdamW(weight_decay=0.1)
     """
 
     records = True

@@ -14,6 +14,12 @@ class Regularizer(Component):
 
     It is added to the loss of each batch, and its gradient, ``l1 * sign(w) + 2 * l2 * w``, to that
     of the weight. With plain SGD, L2 is a weight decay of ``2 * alpha * lr`` a step.
+
+    Examples
+    --------
+    >>> import fastnn as fnn
+    >>> isinstance(fnn.L1L2(l1=0.1, l2=0.2), fnn.Regularizer)
+    True
     """
 
     l1 = 0.0
@@ -27,6 +33,20 @@ class L1(Regularizer):
     ----------
     alpha : float
         At least 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``alpha`` is no finite number, or is negative.
+
+    Examples
+    --------
+    >>> import fastnn as fnn
+    >>> ones = fnn.Constant(1.0)
+    >>> layer = fnn.Dense(2, kernel_initializer=ones, kernel_regularizer=fnn.L1(0.5))
+    >>> model = fnn.Sequential([layer], input_shape=3)
+    >>> model.evaluate([[0.0, 0.0, 0.0]], [[0.0, 0.0]], "mse")  # 0.5 * 6 weights
+    {'loss': 3.0}
     """
 
     def __init__(self, alpha: float = 0.01) -> None:
@@ -40,6 +60,11 @@ class L2(Regularizer):
     ----------
     alpha : float
         At least 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``alpha`` is no finite number, or is negative.
 
     Examples
     --------
@@ -56,12 +81,23 @@ class L2(Regularizer):
 
 
 class L1L2(Regularizer):
-    """The sum of both, with a factor for each.
+    """The sum of both, ``l1 * sum(abs(w)) + l2 * sum(w**2)`` (the elastic net).
 
     Parameters
     ----------
     l1, l2 : float
         At least 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If one is no finite number, or is negative.
+
+    Examples
+    --------
+    >>> import fastnn as fnn
+    >>> fnn.CrossEntropy(penalty=fnn.L1L2(0.001, 0.01))
+    CrossEntropy(penalty=L1L2(l1=0.001))
     """
 
     def __init__(self, l1: float = 0.01, l2: float = 0.01) -> None:

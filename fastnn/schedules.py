@@ -13,7 +13,16 @@ __all__ = ["CosineDecay", "ExponentialDecay", "Schedule", "StepDecay", "WarmUp"]
 
 
 class Schedule(Component):
-    """A function of the number of steps made so far; any other function will do as well."""
+    """A function of the number of steps made so far; any other function will do as well.
+
+    Examples
+    --------
+    >>> import fastnn as fnn
+    >>> class InverseRoot(fnn.Schedule):
+    ...     def __call__(self, step):
+    ...         return (1 + step) ** -0.5
+    >>> optimizer = fnn.SGD(0.1, schedule=InverseRoot())
+    """
 
     def __call__(self, step: int) -> float:
         """Return the factor on ``lr`` for the next step."""
@@ -29,6 +38,11 @@ class StepDecay(Schedule):
         Steps; an epoch has ``ceil(samples / batch_size)`` of them.
     factor : float
         In (0, 1].
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as above.
 
     Examples
     --------
@@ -55,6 +69,11 @@ class ExponentialDecay(Schedule):
     factor : float
         In (0, 1].
 
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as above.
+
     Examples
     --------
     >>> schedule = ExponentialDecay(100, 0.25)
@@ -80,6 +99,11 @@ class CosineDecay(Schedule):
     floor : float
         In [0, 1].
 
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as above.
+
     Examples
     --------
     >>> schedule = CosineDecay(100, floor=0.2)
@@ -104,6 +128,11 @@ class WarmUp(Schedule):
     steps : int
     after : callable, optional
         A schedule; the rate stays at 1 without it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``steps`` is no integer of at least 1, or ``after`` no function.
 
     Examples
     --------

@@ -223,7 +223,10 @@ class Trainer:
         if optimizer.clip_norm is not None:
             k.chunk_sums(model.grad, 0, 1, self._squares)
             k.clip_gradient(self._squares, optimizer.clip_norm, model.grad)
-        optimizer.update(k, model.grad, self._lr, self.clock, state.buffers, model.theta)
+        # Layers may rely on it that rows of zeros stay so.
+        grad = model.grad.view()
+        grad.flags.writeable = False
+        optimizer.update(k, grad, self._lr, self.clock, state.buffers, model.theta)
 
     def _fetch(self, ws: Workspace) -> None:
         k, data = self.k, self.data

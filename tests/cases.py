@@ -555,6 +555,23 @@ def build_gather_labels(rng: Rng, sizes: Sizes) -> Args:
     }
 
 
+def build_embedding(rng: Rng, sizes: Sizes) -> Args:
+    r, v, u = (sizes[letter] for letter in "RVU")
+    known = rng.random() < 0.7
+    clean = rng.integers(0, 2, v).astype(np.uint8)
+    dw = normal(rng, v, u)
+    if known:
+        dw[clean > 0] = 0
+    return {
+        "x": labels_of(rng, r, v),
+        "w": normal(rng, v, u),
+        "out": empty(r, u),
+        "dout": normal(rng, r, u),
+        "clean": clean if known else None,
+        "dw": dw,
+    }
+
+
 def build_log_step(rng: Rng, sizes: Sizes) -> Args:
     batches, counts = sizes["B"], rng.random() < 0.7
     return {
@@ -597,6 +614,9 @@ def build_optimizer(rng: Rng, sizes: Sizes) -> Args:
 VECTORS: list[Sizes] = [{"n": n} for n in (0, *EDGES, 64, 200, 1000)]
 ROWS: list[Sizes] = [
     {"N": n, "C": c} for n, c in zip((3, 1, 8, 9, 20, 2, 5, 64), (*EDGES[1:], 10), strict=False)
+]
+EMBEDDINGS: list[Sizes] = [
+    {"R": r, "V": v, "U": u} for r, v, u in zip((3, 40, *EDGES), (5, *EDGES), EDGES, strict=False)
 ]
 CHUNKS: list[Sizes] = [{"n": n} for n in (1, 1023, 1024, 1025, 5000)]
 ROWS += [{"N": 64, "C": 10}, {"N": 2, "C": 1}, {"N": 1, "C": 10}]
@@ -743,6 +763,11 @@ BAD_WINDOWS: list[tuple[str, Any]] = [
 ]
 BAD_SIZES: list[tuple[str, Any]] = [("size", (0, 1)), ("size", (7, 7))]
 BAD_STEP = [("grad", "longer"), ("theta", "longer"), ("clock", "longer"), ("lr", "empty")]
+BAD_TOKENS: list[tuple[str, Any]] = [
+    ("x", lambda x: x - 99),
+    ("x", lambda x: x + 99),
+    ("x", "flat"),
+]
 BAD_ALPHAS = [("l1", -0.1), ("l2", float("nan")), ("l2", float("inf"))]
 BAD_LOSS: list[tuple[str, Any]] = [("loss", "longer"), ("weights", "longer"), ("x", "empty")]
 
@@ -1112,6 +1137,29 @@ TABLE = [
             ("rows", lambda rows: np.full(40, 99)),
             ("rows", lambda rows: np.full(40, -1)),
         ],
+    ),
+    Case(
+        "embedding_forward",
+        build_embedding,
+        EMBEDDINGS,
+        {"R": 2048, "V": 5000, "U": 64},
+        outputs=("out",),
+        smallest=1,
+        errors=[*BAD_TOKENS, ("w", "longer"), ("out", "rows")],
+    ),
+    Case(
+        "embedding_backward",
+        build_embedding,
+        EMBEDDINGS,
+        {"R": 2048, "V": 5000, "U": 64},
+        outputs=(),
+        updated=("clean", "dw"),
+        terms={"dw": "R"},
+        forward="embedding_forward",
+        wrt={"w": "dw"},
+        whole={"clean": None},
+        smallest=1,
+        errors=[*BAD_TOKENS, ("dout", "rows"), ("clean", "longer"), ("dw", "longer")],
     ),
     Case(
         "log_step",

@@ -133,6 +133,27 @@ static void check_batchnorm(int64_t n, int64_t c, int threads) {
     free(scratch);
 }
 
+/* the sums of each token's gradients, over a table of which half the rows are known to be 0 */
+static void check_embedding(int64_t r, int64_t v, int64_t u, int threads) {
+    float *w = numbers(v * u), *out = numbers(r * u), *dw = numbers(v * u);
+    int32_t *x = malloc(sizeof(int32_t) * (size_t)r);
+    uint8_t *clean = malloc((size_t)v);
+    for (int64_t i = 0; i < r; i++) x[i] = (int32_t)(i * i % v);
+    for (int64_t i = 0; i < v; i++) {
+        clean[i] = i % 2;
+        if (clean[i]) memset(dw + i * u, 0, sizeof(float) * (size_t)u);
+    }
+    fnn_embedding_forward_args forward = {x, w, out, r, u};
+    fnn_embedding_backward_args backward = {out, x, clean, dw, r, v, u};
+    fnn_set_threads(threads);
+    fnn_run_op(FNN_OP_embedding_forward, &forward, 1e9, NULL);
+    fnn_run_op(FNN_OP_embedding_backward, &backward, 1e9, NULL);
+    expect(dot(dw, NULL, v * u), dot(out, NULL, r * u));
+    for (int64_t i = 0; i < r; i++)
+        if (clean[x[i]]) failures++;
+    free(w), free(out), free(dw), free(x), free(clean);
+}
+
 static int never(void) { return 0; }
 
 /* forward, backward and SGD of one layer as a plan, with 1 thread and with several: equal bits */
@@ -199,6 +220,7 @@ int main(void) {
             check_pooling((fnn_pool2d){1, 18, 17, sizes[c], 1, 1, 18, 17, 1, 1, 0, 0}, threads);
             check_batchnorm(3, sizes[c], threads);
             check_batchnorm(600, sizes[c], threads);
+            check_embedding(50, 13, sizes[c], threads);
         }
     for (int threads = 2; threads <= 4; threads++) {
         check_plan(17, 33, 9, threads);

@@ -1,13 +1,18 @@
 """Runs every Python block in README.md and docs/*.md, and compares what it prints with the page.
 
 A ``text`` block right after a ``python`` block is its exact output; ``python tests/test_docs.py``
-writes these outputs anew. Whether the prose is true is left to its readers.
+writes these outputs, and docs/api.md, anew. Examples in docstrings run, too. Whether the prose is
+true is left to its readers.
 """
 
 import contextlib
+import doctest
+import importlib
 import io
 import os
+import pkgutil
 import re
+import runpy
 import tempfile
 from pathlib import Path
 
@@ -72,8 +77,35 @@ def test_every_page_is_linked_from_the_readme():
     assert {f"docs/{page.name}" for page in PAGES[1:]} <= linked
 
 
+API = runpy.run_path(str(ROOT / "docs" / "make_api.py"))
+PUBLIC = {name: thing for things in API["public"]().values() for name, thing in things}
+MODULES = sorted(
+    module.name
+    for module in pkgutil.walk_packages(fnn.__path__, "fastnn.")
+    if not module.name.startswith("fastnn.kernels")
+)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_examples_in_docstrings(module, compiled, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert not doctest.testmod(importlib.import_module(module)).failed
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_is_documented_with_an_example(name):
+    text = PUBLIC[name].__doc__ or ""
+    assert "\n    Examples\n    --------\n" in text
+    assert "    Parameters\n" not in text or "    Raises\n" in text
+
+
+def test_api_page_is_up_to_date():
+    assert API["PAGE"].read_text(encoding="utf-8") == API["page"](), "run python docs/make_api.py"
+
+
 def write_outputs():
     """Put what the blocks print into the pages."""
+    API["PAGE"].write_text(API["page"](), encoding="utf-8")
     fnn.datasets.load_mnist = fnn.datasets.load_fashion_mnist = small_set
     for page in PAGES:
         text, shift = page.read_text(encoding="utf-8"), 0

@@ -18,12 +18,13 @@ from fastnn.reference._philox import philox4x32
 
 EXAMPLES = int(os.environ.get("FASTNN_EXAMPLES", "100"))
 OPTIONAL = {"b", "dx", "db", "rows", "correct", "corrects", "velocity", "weights", "scratch"}
-OPTIONAL |= {"h0", "c0", "lengths", "bh", "dbh", "index"}
+OPTIONAL |= {"h0", "c0", "lengths", "bh", "dbh", "index", "clean"}
 STEMS = (
     "batchnorm",
     "conv2d",
     "dense",
     "elementwise",
+    "embedding",
     "loss",
     "norms",
     "optimizer",

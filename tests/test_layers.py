@@ -174,7 +174,15 @@ def test_gradient_with_a_last_activation(last, target):
 
 def test_every_layer_has_a_gradient_check():
     checked = {type(layer).__name__ for make in MIDDLE.values() for layer in make()}
-    assert checked == set(layers.__all__) - {"Layer"}
+    assert checked | {"Embedding"} == set(layers.__all__) - {"Layer"}
+
+
+def test_gradient_of_an_embedding():
+    loss, y = LOSSES["integer"]
+    layers = [fnn.Embedding(5, 3), fnn.Dropout(0.3), fnn.LSTM(2), fnn.Dense(CLASSES)]
+    model = fnn.Sequential(layers, 4, seed=1, dtype="float64")
+    x = np.random.default_rng(2).integers(0, 5, (ROWS, 4))
+    assert gradient_error(model, model._data(x, y, loss, "x", "y"), loss) <= 1e-6
 
 
 @pytest.mark.parametrize("middle", MIDDLE)

@@ -16,6 +16,8 @@ cdef extern from "fastnn.h" nogil:
         FNN_OP_sum_rows
         FNN_OP_recurrent_forward
         FNN_OP_recurrent_backward
+        FNN_OP_embedding_forward
+        FNN_OP_embedding_backward
         FNN_OP_add
         FNN_OP_maxpool2d_forward
         FNN_OP_maxpool2d_backward
@@ -190,6 +192,17 @@ cdef extern from "fastnn.h" nogil:
         float *dc
         float *dx
 
+    ctypedef struct fnn_embedding_forward_args:
+        const int32_t *x
+        const float *w
+        float *out
+        int64_t r, u
+    ctypedef struct fnn_embedding_backward_args:
+        const float *dout
+        const int32_t *x
+        uint8_t *clean
+        float *dw
+        int64_t r, v, u
     ctypedef struct fnn_add_args:
         const float *x
         const float *y

@@ -8,6 +8,7 @@ from fastnn.layers.base import Layer
 from fastnn.layers.conv2d import Conv2D, ConvTranspose2D
 from fastnn.layers.dense import Dense
 from fastnn.layers.dropout import Dropout
+from fastnn.layers.embedding import Embedding
 from fastnn.layers.normalization import BatchNorm
 from fastnn.layers.pool2d import AvgPool2D, GlobalAvgPool2D, MaxPool2D, UpSample2D
 from fastnn.layers.recurrent import GRU, LSTM, RNN
@@ -24,6 +25,7 @@ __all__ = [
     "ConvTranspose2D",
     "Dense",
     "Dropout",
+    "Embedding",
     "Flatten",
     "GlobalAvgPool2D",
     "Layer",

@@ -13,7 +13,14 @@ __all__ = ["ACTIVATIONS", "GELU", "LeakyGELU", "LeakyReLU", "ReLU", "Sigmoid", "
 
 
 class ReLU(Layer):
-    """Rectifier ``max(x, 0)``."""
+    """Rectifier ``max(x, 0)``, of any shape.
+
+    Examples
+    --------
+    >>> import fastnn as fnn
+    >>> fnn.Sequential([fnn.ReLU()]).predict([[-2.0, 0.0, 3.0]])
+    array([[0., 0., 3.]], dtype=float32)
+    """
 
     records = True
     inplace = True
@@ -35,12 +42,23 @@ class ReLU(Layer):
 
 
 class LeakyReLU(Layer):
-    """Leaky rectifier: ``x`` where it is positive, else ``slope * x``.
+    """Leaky rectifier: ``x`` where it is positive, else ``slope * x`` (Maas et al. 2013).
 
     Parameters
     ----------
     slope : float
         At least 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``slope`` is no number, or is negative, NaN or infinite.
+
+    Examples
+    --------
+    >>> import fastnn as fnn
+    >>> fnn.Sequential([fnn.LeakyReLU(0.5)]).predict([[-2.0, 0.0, 3.0]])
+    array([[-1.,  0.,  3.]], dtype=float32)
     """
 
     records = True
@@ -66,7 +84,16 @@ class LeakyReLU(Layer):
 
 
 class Sigmoid(Layer):
-    """Logistic function ``1 / (1 + exp(-x))``."""
+    """Logistic function ``1 / (1 + exp(-x))``, of any shape.
+
+    As a model's last layer it is not computed under ``BinaryCrossEntropy``, which includes it.
+
+    Examples
+    --------
+    >>> import fastnn as fnn
+    >>> fnn.Sequential([fnn.Sigmoid()]).predict([[-2.0, 0.0, 2.0]]).round(3)
+    array([[0.119, 0.5  , 0.881]], dtype=float32)
+    """
 
     records = True
     inplace = True
@@ -88,7 +115,14 @@ class Sigmoid(Layer):
 
 
 class Tanh(Layer):
-    """Hyperbolic tangent."""
+    """Hyperbolic tangent, of any shape.
+
+    Examples
+    --------
+    >>> import fastnn as fnn
+    >>> fnn.Sequential([fnn.Tanh()]).predict([[-2.0, 0.0, 2.0]]).round(3)
+    array([[-0.964,  0.   ,  0.964]], dtype=float32)
+    """
 
     records = True
     inplace = True
@@ -115,7 +149,18 @@ class GELU(Layer):
     Parameters
     ----------
     approximate : bool
-        Use the tanh form of Hendrycks & Gimpel.
+        Use the tanh form of Hendrycks & Gimpel (2016).
+
+    Raises
+    ------
+    TypeError
+        If ``approximate`` is neither True nor False.
+
+    Examples
+    --------
+    >>> import fastnn as fnn
+    >>> fnn.Sequential([fnn.GELU()]).predict([[-2.0, 0.0, 2.0]]).round(3)
+    array([[-0.046,  0.   ,  1.954]], dtype=float32)
     """
 
     records = True
@@ -157,6 +202,17 @@ class LeakyGELU(GELU):
     ----------
     slope : float
         At least 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``slope`` is no number, or is negative, NaN or infinite.
+
+    Examples
+    --------
+    >>> import fastnn as fnn
+    >>> fnn.Sequential([fnn.LeakyGELU(0.1)]).predict([[-2.0, 0.0, 2.0]]).round(3)
+    array([[-0.241,  0.   ,  1.959]], dtype=float32)
     """
 
     def __init__(self, slope: float = 0.01) -> None:
@@ -165,9 +221,15 @@ class LeakyGELU(GELU):
 
 
 class Softmax(Layer):
-    """Softmax over the last axis.
+    """Softmax over the last axis: ``exp(x) / sum(exp(x))``, positive numbers that sum to 1.
 
     As a model's last layer it is not computed under ``CrossEntropy``, which includes it.
+
+    Examples
+    --------
+    >>> import fastnn as fnn
+    >>> fnn.Sequential([fnn.Softmax()]).predict([[1.0, 2.0, 3.0]]).round(3)
+    array([[0.09 , 0.245, 0.665]], dtype=float32)
     """
 
     records = True

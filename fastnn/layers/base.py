@@ -46,6 +46,8 @@ class Layer(Component):
         True: the input is a sequence, which may end before its last step.
     stateful : bool
         True: each batch begins with the state in which the one before ended.
+    input_dtype : dtype, optional
+        Of the input, where it is not the model's; of a first layer only.
     kernels : tuple of str
         Names of the weights that penalties apply to.
     input_shape, output_shape : tuple of int
@@ -80,6 +82,7 @@ class Layer(Component):
     reads_output: ClassVar[bool] = True
     takes_lengths: ClassVar[bool] = False
     stateful: bool = False
+    input_dtype: ClassVar[DTypeLike | None] = None
     kernels: tuple[str, ...] = ()
 
     input_shape: tuple[int, ...]

@@ -35,6 +35,9 @@ def sums(
 class Conv2D(Weighted):
     """Convolution of images: each filter is a weighted sum of a window, at every place.
 
+    (H, W, C) becomes (H', W', K), ``H' = (H + padding - dilation * (KH - 1) - 1) // stride + 1``,
+    padding being that of both sides.
+
     Parameters
     ----------
     filters : int
@@ -60,6 +63,11 @@ class Conv2D(Weighted):
         From C channels to K filters.
     b : (K,) float32
         Absent without ``use_bias``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as above, or the input no image that is as large as a window.
 
     Examples
     --------
@@ -153,6 +161,11 @@ class ConvTranspose2D(Weighted):
         From C channels to K filters: as a ``Conv2D`` in the other direction has it.
     b : (K,) float32
         Absent without ``use_bias``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as above, or the input is no image.
 
     Examples
     --------

@@ -34,6 +34,11 @@ class Dense(Weighted):
     b : (O,) float32
         Absent without ``use_bias``.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as above, or the input has more than two axes.
+
     Examples
     --------
     >>> import fastnn as fnn

@@ -18,10 +18,24 @@ __all__ = ["Dropout"]
 class Dropout(Layer):
     """Zero a random share of the inputs in each training step, and scale up the others.
 
+    Outside training it does nothing (Srivastava et al. 2014, inverted). The mask follows from the
+    model's seed, the layer's index and the step.
+
     Parameters
     ----------
     rate : float
         Share that is dropped, in [0, 1).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``rate`` is no number, or not in [0, 1).
+
+    Examples
+    --------
+    >>> import fastnn as fnn
+    >>> fnn.Sequential([fnn.Dropout(0.5)], seed=0).predict([[1.0, 2.0]])  # as it is, to predict
+    array([[1., 2.]], dtype=float32)
     """
 
     records = True

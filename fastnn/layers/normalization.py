@@ -41,6 +41,11 @@ class BatchNorm(Layer):
     mean, var : (C,) float32
         Running statistics: buffers, which are saved but not trained.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as above.
+
     Examples
     --------
     >>> import numpy as np

@@ -72,6 +72,11 @@ class MaxPool2D(Pool2D):
         Pixels around the image, at most half a window, which are never the largest; ``"same"``
         gives ``ceil(image / stride)`` windows.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as above, or the input no image that is as large as a window.
+
     Examples
     --------
     >>> import fastnn as fnn
@@ -117,6 +122,11 @@ class AvgPool2D(Pool2D):
     count_include_pad : bool
         Divide by the size of the window; otherwise by the number of its pixels in the image.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as above, or the input no image that is as large as a window.
+
     Examples
     --------
     >>> import fastnn as fnn
@@ -157,7 +167,12 @@ class AvgPool2D(Pool2D):
 
 
 class GlobalAvgPool2D(Layer):
-    """Mean of each channel of an image.
+    """Mean of each channel of an image: (H, W, C) becomes (C,).
+
+    Raises
+    ------
+    ValueError
+        If the input is no image.
 
     Examples
     --------
@@ -199,6 +214,11 @@ class UpSample2D(Layer):
     ----------
     size : int or (int, int)
         How often along each axis.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``size`` is not as above, or the input is no image.
 
     Examples
     --------

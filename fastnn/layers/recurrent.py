@@ -274,6 +274,11 @@ class RNN(Recurrent):
     state : (N, H) float or None
         Of a stateful layer: where the next prediction of N rows begins; None stands for zeros.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as above, or the input is no sequence (T, I).
+
     Examples
     --------
     >>> import numpy as np
@@ -356,6 +361,11 @@ class LSTM(Recurrent):
     state : pair of (N, H) float, or None
         h and c, as in ``RNN``.
 
+    Raises
+    ------
+    TypeError, ValueError
+        As of ``RNN``.
+
     Examples
     --------
     >>> import fastnn as fnn
@@ -395,6 +405,11 @@ class GRU(Recurrent):
         For n, that of the state.
     state : (N, H) float or None
         As in ``RNN``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As of ``RNN``.
 
     Examples
     --------

@@ -12,14 +12,28 @@ __all__ = ["Flatten", "Linear", "Reshape"]
 
 
 class Linear(Layer):
-    """The identity, as an activation."""
+    """The identity, as an activation.
+
+    Examples
+    --------
+    >>> import fastnn as fnn
+    >>> fnn.Sequential([fnn.Dense(3, activation="linear")]).layers
+    [Dense(3), Linear()]
+    """
 
     records = True
     view = True
 
 
 class Flatten(Layer):
-    """Each sample as one axis."""
+    """Each sample as one axis, the last of its axes running fastest.
+
+    Examples
+    --------
+    >>> import fastnn as fnn
+    >>> fnn.Sequential([fnn.Flatten()], input_shape=(7, 7, 16)).output_shape
+    (784,)
+    """
 
     records = True
     view = True
@@ -35,6 +49,11 @@ class Reshape(Layer):
     ----------
     shape : tuple of int
         Without the batch axis; one axis may be -1, to be computed.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``shape`` is not as above, or the input has another number of elements.
 
     Examples
     --------

@@ -8,6 +8,7 @@ from fastnn.reference import (
     conv2d,
     dense,
     elementwise,
+    embedding,
     loss,
     norms,
     optimizer,
@@ -19,6 +20,7 @@ from fastnn.reference.batchnorm import *  # noqa: F403
 from fastnn.reference.conv2d import *  # noqa: F403
 from fastnn.reference.dense import *  # noqa: F403
 from fastnn.reference.elementwise import *  # noqa: F403
+from fastnn.reference.embedding import *  # noqa: F403
 from fastnn.reference.loss import *  # noqa: F403
 from fastnn.reference.norms import *  # noqa: F403
 from fastnn.reference.optimizer import *  # noqa: F403
@@ -31,6 +33,7 @@ __all__ = (
     + conv2d.__all__
     + dense.__all__
     + elementwise.__all__
+    + embedding.__all__
     + loss.__all__
     + norms.__all__
     + optimizer.__all__

@@ -289,8 +289,8 @@ def gelu_forward(x: Array, approximate: bool, slope: float, out: Array) -> None:
     >>> out.round(6)
     array([-0.158655,  0.841345])
     >>> gelu_forward(np.array([-9.0, 1.0]), False, 0.1, out)
-    >>> out.round(6)
-    array([-0.9     ,  0.857211])
+    >>> out.round(5)
+    array([-0.9    ,  0.85721])
     """
     check_shapes("gelu_forward", x=(x, "n"), out=(out, "n"))
     _check_slope("gelu_forward", slope)

@@ -43,8 +43,8 @@ def chunk_sums(x: Array, l1: float, l2: float, sums: Array) -> None:
     --------
     >>> sums = np.empty(2)
     >>> chunk_sums(np.full(1025, -2.0), 1.0, 10.0, sums)
-    >>> sums
-    array([43008.,    42.])
+    >>> sums.tolist()
+    [43008.0, 42.0]
     """
     check_shapes("chunk_sums", x=(x, "n"), sums=(sums, "P"))
     _check_chunks("chunk_sums", "sums", sums, len(x))
