@@ -37,6 +37,11 @@ class Embedding(Layer):
     ----------
     w : (V, units) float32
 
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as above, or a sample not (T,).
+
     Examples
     --------
     >>> import numpy as np
