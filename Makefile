@@ -6,7 +6,7 @@ SOURCES := pyproject.toml setup.py $(wildcard csrc/* fastnn/kernels/*.p*)
 # FORM= follows the reports' recipes as they are written, FORM=--full adds more
 FORM ?= --quick
 
-.PHONY: demo reports test test-files lint bench build clean
+.PHONY: demo reports test test-files lint docs bench build clean
 
 demo: .venv/demo
 	$(PY) examples/demo.py
@@ -25,6 +25,10 @@ test-files: .venv/test
 lint: .venv/test
 	$(PY) -m ruff check .
 	$(PY) -m mypy
+
+# writes what the examples in the docs print, and docs/api.md, anew
+docs: .venv/test
+	$(PY) tests/test_docs.py
 
 bench: .venv/bench
 	$(PY) -m pytest bench/bench_kernels.py --benchmark-enable

@@ -1,8 +1,8 @@
 """Runs every Python block in README.md and docs/*.md, and compares what it prints with the page.
 
-A ``text`` block right after a ``python`` block is its exact output; ``python tests/test_docs.py``
-writes these outputs, and docs/api.md, anew. Examples in docstrings run, too. Whether the prose is
-true is left to its readers.
+A ``text`` block right after a ``python`` block is its exact output; ``make docs`` writes these
+outputs, and docs/api.md, anew. Examples in docstrings run, too. Whether the prose is true is left
+to its readers.
 """
 
 import contextlib
@@ -63,7 +63,7 @@ def test_blocks_run_and_print_what_the_page_says(page, compiled, monkeypatch, tm
     monkeypatch.setattr(fnn.datasets, "load_fashion_mnist", small_set)
     for block, printed in run(page):
         if block["output"] is not None:
-            assert printed == block["output"], "python tests/test_docs.py writes outputs anew"
+            assert printed == block["output"], "make docs writes outputs anew"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -100,7 +100,7 @@ def test_every_public_name_is_documented_with_an_example(name):
 
 
 def test_api_page_is_up_to_date():
-    assert API["PAGE"].read_text(encoding="utf-8") == API["page"](), "run python docs/make_api.py"
+    assert API["PAGE"].read_text(encoding="utf-8") == API["page"](), "run make docs"
 
 
 def write_outputs():
