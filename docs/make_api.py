@@ -41,8 +41,8 @@ NAMESPACES = {"fnn": fnn} | {
 }
 HEAD = """# API
 
-Every public name, made from its docstring by `make docs`. The examples run with `import numpy as np`,
-`import fastnn as fnn` and the names of their module.
+Every public name, made from its docstring by `make docs`. The examples run with
+`import numpy as np`, `import fastnn as fnn` and the names of their module.
 
 """
 
