@@ -17,19 +17,22 @@ from fastnn import reference
 CELLS = {"rnn": fnn.RNN, "lstm": fnn.LSTM, "gru": fnn.GRU}
 
 
-def gradient_norms(model: fnn.Sequential, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return the length of the loss's gradient at each of the T steps of the recurrent layer."""
-    recurrent, dense = model.layers
-    n, dtype = len(x), model.dtype
-    kept = {name: np.empty(*spec) for name, spec in recurrent.saved(n, dtype).items()}
-    saved = SimpleNamespace(**kept, training=True, lengths=None)
-    out = np.empty((n, *recurrent.output_shape), dtype)
-    recurrent.forward(reference, x, out, saved)
-    logits = out @ dense.w + dense.b
+def loss_gradient(model: fnn.Sequential, logits: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return the gradient of the cross-entropy by the input of the model's last, dense layer."""
     p = np.exp(logits - logits.max(axis=1, keepdims=True))
     p /= p.sum(axis=1, keepdims=True)
-    p[np.arange(n), y] -= 1
-    recurrent.backward(reference, p @ dense.w.T / n, x, out, None, saved)
+    p[np.arange(len(y)), y] -= 1
+    gradient: np.ndarray = p @ model.layers[-1].w.T / len(y)
+    return gradient
+
+
+def gradient_norms(recurrent: fnn.Layer, x: np.ndarray, dout: np.ndarray) -> np.ndarray:
+    """Return the length of a loss's gradient at each of the T steps of a recurrent layer."""
+    kept = {name: np.zeros(*spec) for name, spec in recurrent.saved(len(x), x.dtype).items()}
+    saved = SimpleNamespace(**kept, training=True, lengths=None)
+    out = np.empty_like(dout)
+    recurrent.forward(reference, x, out, saved)
+    recurrent.backward(reference, dout, x, out, None, saved)
     norms: np.ndarray = np.sqrt((saved.dz**2).sum(axis=(1, 2)))
     return norms
 
@@ -58,8 +61,12 @@ def main() -> None:
     layers = [CELLS[options.cell](units), fnn.Dense(10)]
     model = fnn.Sequential(layers, input_shape=(28, 28), seed=options.seed)
     model.summary()
-    first = np.float32(x_test[:100] / 255)
-    before = gradient_norms(model, first, y_test[:100])
+
+    def gradients_by_step() -> np.ndarray:
+        dout = loss_gradient(model, model.predict(x_test[:100]), y_test[:100])
+        return gradient_norms(model.layers[0], np.float32(x_test[:100] / 255), dout)
+
+    before = gradients_by_step()
     history = model.fit(
         *(x, y),
         optimizer=optimizer,
@@ -81,7 +88,7 @@ def main() -> None:
     fnn.plots.predictions(x_test[chosen], y_test[chosen], found, columns=10, figure=predictions)
     axes = gradients.subplots()
     axes.semilogy(before, ".-", label="before training")
-    axes.semilogy(gradient_norms(model, first, y_test[:100]), ".-", label="after")
+    axes.semilogy(gradients_by_step(), ".-", label="after")
     axes.set(xlabel="step (row of the image)", ylabel="length of the gradient")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)

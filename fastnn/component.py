@@ -51,6 +51,8 @@ def _same(value: object, default: object) -> bool:
     """Say whether an option has its default, which may be the name of what was chosen."""
     if isinstance(value, Component) and isinstance(default, str):
         return type(value).__name__.lower() == default.replace("_", "")
+    if isinstance(value, Component) and isinstance(default, Component):
+        value, default = (type(value), value.config()), (type(default), default.config())
     return type(value) is type(default) and value == default
 
 

@@ -114,6 +114,47 @@ def test_demo_refuses_bad_options(tmp_path):
     assert "--epochs: got 0, expected at least 1" in result.stderr
 
 
+def characters(folder, *options):
+    """Run the character-level model."""
+    return subprocess.run(
+        [sys.executable, DEMO.with_name("characters.py"), *options],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_characters(tmp_path):
+    """A text of two words in turn, é among them, must soon cost next to nothing."""
+    (tmp_path / "text.txt").write_text("thé time\n" * 1000, encoding="utf-8")
+    options = ("text.txt", "--units", "16", "--streams", "8", "--steps", "20", "--epochs", "4")
+    samples = []
+    for _ in range(2):
+        result = characters(tmp_path, *options, "--cell", "gru", "--length", "17")
+        assert result.returncode == 0, result.stderr
+        assert "9,000 characters, 8 different ones" in result.stdout
+        assert re.search(r"^0\.[01]\d\d bits per character of the held", result.stdout, re.M)
+        assert " bits per character: 'thé time\\nthé " in result.stdout
+        assert "thé time\nthé time\nfigure: " in result.stdout
+        check_figure(tmp_path / "out" / "characters.png")
+        samples.append(re.findall(r"^.* per character: .*$", result.stdout, re.M))
+    assert samples[0] == samples[1] and len(samples[0]) == 4
+
+
+def test_characters_refuses_bad_texts(tmp_path):
+    (tmp_path / "short.txt").write_text("short")
+    (tmp_path / "bytes.txt").write_bytes(b"\xff" * 100_000)
+    for name, message in (
+        ("short.txt", "text: got 5 characters, expected at least 32000"),
+        ("bytes.txt", "text: 'utf-8' codec can't decode"),
+        ("none.txt", "No such file"),
+    ):
+        result = characters(tmp_path, name)
+        assert result.returncode == 2 and message in result.stderr
+
+
 @pytest.mark.skipif("FASTNN_DATA" not in os.environ, reason="FASTNN_DATA is not set")
 @pytest.mark.parametrize(
     ("name", "options", "says"),

@@ -90,7 +90,12 @@ MIDDLE = {
         fnn.RNN(3, True, "relu", bias_initializer="random_normal"),
         fnn.Flatten(),
     ],
-    "LSTM": lambda: [fnn.Reshape((3, 2)), fnn.LSTM(2, True), fnn.LSTM(3)],
+    "LSTM": lambda: [
+        fnn.Reshape((3, 2)),
+        fnn.LSTM(2, True),
+        fnn.Dropout(0.3),
+        fnn.LSTM(3),
+    ],
     "GRU": lambda: [fnn.Reshape((3, 2)), fnn.GRU(2, True), fnn.GRU(3, use_bias=False)],
     "both directions": lambda: [
         fnn.Reshape((3, 2)),
@@ -249,6 +254,8 @@ def test_repr_shows_what_differs_from_the_default():
         "Dense(3, kernel_initializer=HeNormal())"
     )
     assert repr(fnn.LeakyReLU(0.5)) == "LeakyReLU(slope=0.5)"
+    standard = fnn.Embedding(3, 2, kernel_initializer=fnn.RandomNormal(0.0, 1.0))
+    assert repr(standard) == repr(fnn.Embedding(3, 2)) == "Embedding(3, 2)"
 
 
 def test_overriding_a_computation_ends_recording():

@@ -11,10 +11,12 @@ from numpy.typing import ArrayLike
 
 from fastnn.checks import Array, check_integer, to_tokens
 from fastnn.component import choose
-from fastnn.initializers import INITIALIZERS, Initializer
+from fastnn.initializers import INITIALIZERS, Initializer, RandomNormal
 from fastnn.layers.base import Layer
 
 __all__ = ["Embedding"]
+
+_STANDARD = RandomNormal(0.0, 1.0)
 
 
 class Embedding(Layer):
@@ -31,7 +33,7 @@ class Embedding(Layer):
     units : int
         Size of the vectors.
     kernel_initializer : str or Initializer
-        Of ``w``.
+        Of ``w``; by default standard normal, as in PyTorch.
 
     Attributes
     ----------
@@ -60,7 +62,7 @@ class Embedding(Layer):
     """Of each row of ``dw``, whether it is 0; made when it is first needed."""
 
     def __init__(
-        self, tokens: int, units: int, *, kernel_initializer: str | Initializer = "random_uniform"
+        self, tokens: int, units: int, *, kernel_initializer: str | Initializer = _STANDARD
     ) -> None:
         self.tokens = check_integer("tokens", tokens, 1, 2**31 - 1)
         self.units = check_integer("units", units, 1)
