@@ -7,7 +7,10 @@
 #include "tile.h"
 #include "vecmath.h"
 
-enum { SPACE = FNN_WORKSPACE / 4 };
+enum {
+    SPACE = FNN_WORKSPACE / 4,
+    KC = 256, /* rows of a packed panel that are taken at a time: with those of a they stay in L1 */
+};
 
 /* A matrix (k, n), or its transpose (n, k), in rows of `stride`; packed in panels where there is room. */
 typedef struct {
@@ -41,12 +44,13 @@ static void multiply(const weights *w, float *space, int64_t room, const float *
                      finish finish, const float *bias) {
     const bool direct = !w->packed && !w->transposed && rows <= 4; /* a short tile streams w as it lies */
     const int64_t wide = direct ? FN(tile_widest)[rows] * VL : PANEL;
-    const int64_t kb = w->packed || direct ? w->k : min64(w->k, room / PANEL);
+    const int64_t most = w->packed ? KC : room / PANEL, blocks = direct ? 1 : (w->k + most - 1) / most;
+    const int64_t kb = (w->k + blocks - 1) / blocks; /* equal blocks of k */
     for (int64_t j = 0; j < w->n; j += wide)
         for (int64_t k = 0; k < w->k; k += kb) {
             const run all = {0, 0, min64(kb, w->k - k)};
             const int columns = (int)min64(wide, w->n - j), nv = (columns + VL - 1) / VL;
-            const float *b = direct ? w->w + j : w->packed + j * w->k;
+            const float *b = direct ? w->w + j : w->packed + j * w->k + k * PANEL;
             if (!direct && !w->packed) {
                 pack_panel(w, k, k + all.k, j, space);
                 b = space;
