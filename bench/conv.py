@@ -119,7 +119,6 @@ def main(argv: list[str] | None = None) -> None:
     torch = importlib.import_module("torch") if importlib.util.find_spec("torch") else None
     if torch is not None:
         torch.set_num_threads(1)
-        torch.set_grad_enabled(False)
     print(f"{'layer':16}" + 3 * f"{'µs':>10}{'GFLOP/s':>9}{'x torch':>9}")
     print(f"{'':16}{'forward':>14}{'of x':>28}{'of w':>28}")
     for name, shape in LAYERS.items():

@@ -156,13 +156,13 @@ INLINE void pass(const bool backward, const table *t, const float *dout, const f
     }
 }
 
-static table table_in(fnn_part part) {
-    float *space = fnn_workspace(part);
+static table table_in(void) {
+    float *space = fnn_workspace();
     return (table){space, space + BLOCK, space + 2 * BLOCK, space + 3 * BLOCK};
 }
 
 KERNEL(batchnorm_forward) {
-    const table t = table_in(part);
+    const table t = table_in();
     const int64_t repeats = a->c < VL ? VL : 1;
     for (int64_t first = 0; first < a->c; first += BLOCK) {
         const int64_t width = min64(BLOCK, a->c - first);
@@ -180,7 +180,7 @@ KERNEL(batchnorm_forward) {
 /* forward: out = u gamma + beta, u = (x - mean) / sqrt(var + eps); mean and var are sums over the rows:
  * dx = gamma / sqrt(var + eps) (dout - dbeta / N - u dgamma / N) */
 KERNEL(batchnorm_backward) {
-    const table t = table_in(part);
+    const table t = table_in();
     const int64_t repeats = a->c < VL ? VL : 1;
     for (int64_t first = 0; first < a->c; first += BLOCK) {
         const int64_t width = min64(BLOCK, a->c - first);

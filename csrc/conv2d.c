@@ -165,7 +165,7 @@ static void walk_activation(const walk *s, const share *mine, int64_t n0, int64_
 static void run_walk(const walk *s, fnn_part part) {
     const share mine = walk_share(s, part);
     if (mine.n0 == mine.n1 || mine.p0 == mine.p1 || mine.i0 == mine.i1) return;
-    float *space = fnn_workspace(part);
+    float *space = fnn_workspace();
     const int64_t c_step = min64(s->c, SPACE_ROWS), x_step = max64(min64(s->x.taps, SPACE_ROWS / c_step), 1);
     const int64_t y_step = max64(min64(s->y.taps, SPACE_ROWS / (c_step * x_step)), 1);
     const int64_t panel_size = y_step * x_step * c_step * PANEL;
@@ -330,7 +330,7 @@ static void run_bands(const fnn_conv2d_backward_x_args *a, const band *b, fnn_pa
     fnn_range(f->n * bands, 1, part, &lo, &hi);
     for (int64_t u = lo; u < hi && !fnn_interrupted(part); u++) {
         const int64_t y0 = u % bands * b->rows;
-        run_band(a, b, u / bands, y0, min64(y0 + b->rows, f->h), fnn_workspace(part));
+        run_band(a, b, u / bands, y0, min64(y0 + b->rows, f->h), fnn_workspace());
     }
 }
 
@@ -474,8 +474,8 @@ static void sum_weights(const fnn_conv2d_backward_w_args *a, int64_t n0, int64_t
         if (fnn_interrupted(part)) return;
         const int64_t some = min64(images, n1 - n);
         const float *x = a->x + n * in, *dout = a->dout + n * out;
-        if (framed) sum_framed(f, &cut, x, dout, u0, u1, finish, fnn_workspace(part), dw);
-        else sum_images(f, &cut, x, dout, some, u0, u1, finish, fnn_workspace(part), dw);
+        if (framed) sum_framed(f, &cut, x, dout, u0, u1, finish, fnn_workspace(), dw);
+        else sum_images(f, &cut, x, dout, some, u0, u1, finish, fnn_workspace(), dw);
         if (db) FN(column_sums)(a->transposed ? x : dout, some * summed, width, k0, k1, finish, 0, db);
     }
 }

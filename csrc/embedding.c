@@ -16,14 +16,14 @@ KERNEL(embedding_forward) {
 
 /* forward: out[r] = w[x[r]];  dw (V, U) = 0, dw[x[r]] += dout[r];  clean (V,): 1 where dw is 0 already, then where it is now */
 KERNEL(embedding_backward) {
-    for (int64_t v = part.tid; v < a->v; v += part.n) {
+    for (int64_t v = part.share; v < a->v; v += part.n) {
         if (a->clean && a->clean[v]) continue;
         memset(a->dw + v * a->u, 0, (size_t)a->u * sizeof(float));
         if (a->clean) a->clean[v] = 1;
     }
     for (int64_t r = 0; r < a->r; r++) {
         const int64_t v = a->x[r];
-        if (v % part.n != part.tid) continue;
+        if (v % part.n != part.share) continue;
         const float *from = a->dout + r * a->u;
         float *to = a->dw + v * a->u;
         for (int64_t j = 0; j < a->u; j += VL) {

@@ -1,7 +1,7 @@
 /* What the compiled core offers: one op per kernel, its arguments as a struct, and the three things
  * that run ops: a table per instruction set, a thread pool, a plan.  Python checks; C trusts.
  *
- * An op is `int op(const void *args, fnn_part part)`: it computes share part.tid of part.n of its
+ * An op is `int op(const void *args, fnn_part part)`: it computes share part.share of part.n of its
  * outputs.  No output element is shared between threads and no reduction's order depends on the
  * shares, so the result has the same bits for any number of threads.
  * Letters: N batch, I / O features in and out, C classes, M x K times K x N in a product. */
@@ -15,7 +15,8 @@
 typedef struct fnn_team fnn_team;
 
 typedef struct {
-    int tid, n;     /* this thread's share: tid of n */
+    int share, n;   /* which, of how many */
+    int thread;     /* 0: the one that called */
     fnn_team *team; /* for fnn_interrupted(); NULL where nothing can interrupt */
 } fnn_part;
 
@@ -415,41 +416,46 @@ extern const char *const fnn_op_names[FNN_OP_COUNT];
 
 enum { FNN_MAX_THREADS = 256, FNN_WORKSPACE = 1 << 20 }; /* bytes of packing space per thread */
 
-typedef void (*fnn_job)(void *context, fnn_part part);
+typedef void (*fnn_job)(void *context, fnn_team *team, int thread);
 
 int fnn_cpu_count(void); /* CPUs that this process may use */
 int fnn_get_threads(void);
 void fnn_set_threads(int n);
-/* Runs job for every share at once and returns when all are done.  The caller takes share 0; where
- * the pool serves somebody else, the caller does everything as share 0 of 1. */
+/* Runs job by the caller, as thread 0, and by up to n - 1 others, as soon as they come; returns when
+ * none is in it any more.  Where the pool serves somebody else, the caller is alone. */
 void fnn_parallel(fnn_job job, void *context, int n, fnn_team *team);
 
-/* A team is the set of threads inside one fnn_parallel. */
+/* The threads inside one fnn_parallel, and how far they are. */
 struct fnn_team {
-    int n;
-    int arrived;          /* atomic */
-    uint32_t generation;  /* atomic; bit 0 is the verdict */
-    int sleepers;         /* atomic */
-    int halt;             /* atomic; nobody goes on after the next meeting */
-    int interrupted;      /* atomic; the user wants to stop: what is being computed may be dropped */
-    int (*poll)(void);    /* asks whether the user wants to stop; NULL: cannot */
-    int64_t next_poll;    /* ns */
-    int64_t waited;       /* ns that share 0 has spent at barriers */
+    int n;               /* threads, if all come */
+    int halt;            /* atomic; nobody goes on after this phase */
+    int interrupted;     /* atomic; the user wants to stop: what is being computed may be dropped */
+    int (*poll)(void);   /* asks whether the user wants to stop; NULL: cannot */
+    int64_t next_poll;   /* ns */
+    int done;            /* atomic; shares of this phase */
+    uint32_t generation; /* futex: the last phase that is over, times two; bit 0: and nobody goes on */
+    int sleepers;        /* atomic */
+    struct {
+        _Alignas(64) uint32_t phase; /* atomic; the last one in which this share was taken */
+    } taken[FNN_MAX_THREADS];
 };
 void fnn_team_init(fnn_team *team, int (*poll)(void));
-/* Waits for the whole team; every member gets the same answer: did somebody set halt before? */
-bool fnn_barrier(fnn_part part);
-/* For long loops, between blocks: true when the work may be dropped.  Share 0 asks poll, at most
+/* One phase of a job, 1, 2, ..., cut in shares: runs those that nobody has taken yet, this thread's own
+ * first, and waits for the rest.  Who completes the last one calls end, if given, before anybody goes
+ * on.  True when nobody does: somebody set halt. */
+bool fnn_phase(fnn_team *team, int thread, uint32_t phase, int shares, void (*run)(void *context, fnn_part part),
+               void (*end)(void *context), void *context);
+/* For long loops, between blocks: true when the work may be dropped.  Thread 0 asks poll, at most
  * every 20 ms. */
 bool fnn_interrupted(fnn_part part);
 /* This thread's packing space, FNN_WORKSPACE bytes, 64-byte aligned. */
-float *fnn_workspace(fnn_part part);
+float *fnn_workspace(void);
 int64_t fnn_now(void); /* monotonic clock, ns */
 
 /* Share part of n items, cut at multiples of grain: [*lo, *hi). */
 static inline void fnn_range(int64_t n, int64_t grain, fnn_part part, int64_t *lo, int64_t *hi) {
     int64_t blocks = (n + grain - 1) / grain;
-    int64_t first = blocks * part.tid / part.n, last = blocks * (part.tid + 1) / part.n;
+    int64_t first = blocks * part.share / part.n, last = blocks * (part.share + 1) / part.n;
     *lo = first * grain < n ? first * grain : n;
     *hi = last * grain < n ? last * grain : n;
 }
@@ -470,8 +476,6 @@ typedef struct {
     fnn_plan_op *ops;
     int n, capacity;
     double work;
-    bool crowded;        /* share 0 spent most of the last run waiting */
-    int64_t alone_until; /* ns: the other processors are busy, do without them till then */
 } fnn_plan;
 
 typedef enum { FNN_RAN, FNN_HALTED_LOSS, FNN_HALTED_END, FNN_HALTED_USER } fnn_outcome;

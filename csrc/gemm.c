@@ -83,7 +83,7 @@ static void run_block(const product *p, int64_t m0, int64_t m1, int64_t n0, int6
                          p->a + m0 * am + k * ak, lda, p->b + k * p->n + n, p->n);
         return;
     }
-    float *space = fnn_workspace(part), *a_space = space + (FNN_WORKSPACE / 4 - A_SPACE);
+    float *space = fnn_workspace(), *a_space = space + (FNN_WORKSPACE / 4 - A_SPACE);
     const bool large = rows > MC; /* more than one block of rows: keep what is packed */
     const bool copy = large && n1 - n0 >= 4 * PANEL && p->k >= 48;
     for (int64_t nb = n0, nc = large ? NC : PANEL; nb < n1; nb += nc) {

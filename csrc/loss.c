@@ -73,7 +73,7 @@ INLINE void add_row(row_losses *l, float sum, float weight, float rest) {
 
 /* loss = -sum(w * log(softmax(x))[i, labels[i]]) / count; dx = w (softmax(x) - onehot(labels)) / count */
 KERNEL(softmax_cross_entropy) {
-    if (part.tid > 0) return FNN_OK;
+    if (part.share > 0) return FNN_OK;
     const int64_t n = a->n, c = a->c, count = count_rows(a->weights, n);
     row_losses losses = {0};
     int64_t correct = 0;
@@ -108,7 +108,7 @@ KERNEL(softmax_cross_entropy) {
 /* loss = -sum(w * sum(target * log(softmax(x)), axis=1)) / count;
  * dx = w (softmax(x) * sum(target, axis=1) - target) / count */
 KERNEL(softmax_cross_entropy_soft) {
-    if (part.tid > 0) return FNN_OK;
+    if (part.share > 0) return FNN_OK;
     const int64_t n = a->n, c = a->c, count = count_rows(a->weights, n);
     row_losses losses = {0};
     int64_t correct = 0;
@@ -197,7 +197,7 @@ INLINE vf logistic(vf x, vf target, float delta, vf *slope) {
 
 /* loss = sum(w * f(x, target)) / (count * F); dx = w f'(x, target) / (count * F) */
 INLINE int mean_of_elements(element_fn *f, const fnn_elementwise_loss_args *a, fnn_part part) {
-    if (part.tid > 0) return FNN_OK;
+    if (part.share > 0) return FNN_OK;
     enum { CHUNK = 1024 }; /* floats that are summed in single precision */
     /* without weights all rows are as one */
     const int64_t n = a->weights ? a->n : 1, size = a->weights ? a->f : a->n * a->f;
@@ -239,7 +239,7 @@ KERNEL(huber) { return mean_of_elements(huber_, a, part); }
 
 /* correct = sum((x > 0) == (target > 0.5)) */
 KERNEL(binary_cross_entropy) {
-    if (part.tid == 0) {
+    if (part.share == 0) {
         int64_t correct = 0;
         for (int64_t row = 0; row < a->n; row++) {
             if (weight_of(a->weights, row) == 0) continue;

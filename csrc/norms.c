@@ -60,7 +60,7 @@ INLINE double total(const double *sums, int64_t n) {
 
 /* loss += sum(sums); share 0 does it */
 KERNEL(add_chunk_sums) {
-    if (part.tid == 0) a->loss[0] = (float)((double)a->loss[0] + total(a->sums, a->n));
+    if (part.share == 0) a->loss[0] = (float)((double)a->loss[0] + total(a->sums, a->n));
     return FNN_OK;
 }
 

@@ -1,7 +1,7 @@
 /* Recorded ops, and the loops that replay them: a whole step, many steps, without the interpreter.
  *
- * The team meets where an op needs what another thread computed; a step always ends with a
- * meeting, where share 0 decides for all whether there is a next one. */
+ * The threads meet where an op needs what another share of an earlier one computed, and at the end of
+ * a step. */
 #include "fastnn.h"
 
 #include <stdlib.h>
@@ -36,69 +36,80 @@ void fnn_plan_clear(fnn_plan *plan) {
     *plan = (fnn_plan){0};
 }
 
-enum { BUSY_WAIT = 5000000, ALONE = 500000000 }; /* ns */
-
 static fnn_outcome outcome(int status) {
     return status == FNN_STOP ? FNN_HALTED_LOSS : status == FNN_PAST_END ? FNN_HALTED_END : FNN_RAN;
 }
 
+static void halt(fnn_team *team) { __atomic_store_n(&team->halt, 1, __ATOMIC_RELEASE); }
+
 typedef struct {
     fnn_plan *plan;
+    fnn_team *team;
     int64_t steps, deadline, done;
     bool profile, interruptible;
     int status; /* of the op that stopped the step */
 } run_state;
 
-static void halt(fnn_team *team) { __atomic_store_n(&team->halt, 1, __ATOMIC_RELEASE); }
+/* What the threads do between two meetings: ops [first, last). */
+typedef struct {
+    run_state *run;
+    int first, last;
+} phase;
 
-/* One step by one thread: true when all were told to stop, before the step was complete. */
-static bool run_step(run_state *run, fnn_part part) {
+static void run_ops(void *context, fnn_part part) {
+    const phase *ops = context;
+    run_state *run = ops->run;
     const fnn_fn *table = fnn_current_isa->ops;
-    for (int i = 0; i < run->plan->n; i++) {
-        fnn_plan_op *op = &run->plan->ops[i];
-        int64_t start = run->profile && part.tid == 0 ? fnn_now() : 0;
-        bool may_stop = run->interruptible && !op->commits;
-        int status = FNN_OK;
-        fnn_part share = {part.tid, op->serial ? 1 : part.n, may_stop ? part.team : NULL};
-        if (share.tid < share.n) status = table[op->op](op->args, share);
+    for (int i = ops->first; i < ops->last; i++) {
+        const fnn_plan_op *op = &run->plan->ops[i];
+        if (op->serial && part.share > 0) continue;
+        const bool may_stop = run->interruptible && !op->commits;
+        const fnn_part share = {part.share, op->serial ? 1 : part.n, part.thread, may_stop ? part.team : NULL};
+        const int status = table[op->op](op->args, share);
         if (status != FNN_OK) {
             __atomic_store_n(&run->status, status, __ATOMIC_RELAXED); /* all shares say the same */
             halt(part.team);
         }
-        if (may_stop && op->work > 1e7) fnn_interrupted(part);
-        if ((op->barrier || run->profile) && fnn_barrier(part)) return true;
-        if (run->profile && part.tid == 0) op->seconds += 1e-9 * (double)(fnn_now() - start);
+        if (may_stop && op->work > 1e7) fnn_interrupted(share);
     }
-    return false;
 }
 
-static void run_share(void *context, fnn_part part) {
+/* Of a step: whoever completes it decides for all whether there is a next one. */
+static void end_step(void *context) {
+    run_state *run = ((const phase *)context)->run;
+    if (__atomic_load_n(&run->team->halt, __ATOMIC_ACQUIRE)) return;
+    run->done++;
+    if (run->done == run->steps || fnn_now() >= run->deadline) halt(run->team);
+}
+
+static void run_steps(void *context, fnn_team *team, int thread) {
     run_state *run = context;
-    for (;;) {
-        if (run_step(run, part)) return;
-        if (part.tid == 0) {
-            run->done++;
-            if (run->done == run->steps || fnn_now() >= run->deadline) halt(part.team);
+    fnn_plan_op *ops = run->plan->ops;
+    uint32_t number = 0;
+    phase now = {.run = run};
+    for (bool over = false; !over;) {
+        const int64_t start = run->profile && thread == 0 ? fnn_now() : 0;
+        bool serial = true;
+        for (now.last = now.first; now.last < run->plan->n;) {
+            const fnn_plan_op *op = &ops[now.last++];
+            serial &= op->serial;
+            if (op->barrier || run->profile) break;
         }
-        if (fnn_barrier(part)) return;
+        const bool end = now.last == run->plan->n;
+        over = fnn_phase(team, thread, ++number, serial ? 1 : team->n, run_ops, end ? end_step : NULL, &now);
+        if (run->profile && thread == 0) ops[now.first].seconds += 1e-9 * (double)(fnn_now() - start);
+        now.first = end ? 0 : now.last;
     }
 }
 
 fnn_outcome fnn_plan_run(fnn_plan *plan, int64_t steps, int64_t budget, bool profile, int (*poll)(void), int64_t *done) {
-    run_state run = {.plan = plan, .steps = steps, .profile = profile};
+    fnn_team team;
+    run_state run = {.plan = plan, .team = &team, .steps = steps, .profile = profile, .deadline = fnn_now() + budget};
     bool parallel = false;
     for (int i = 0; i < plan->n; i++) parallel |= !plan->ops[i].serial;
     run.interruptible = poll && plan->work >= FNN_LONG_WORK;
-    const int64_t start = fnn_now();
-    run.deadline = start + budget;
-    fnn_team team;
     fnn_team_init(&team, run.interruptible ? poll : NULL);
-    fnn_parallel(run_share, &run, parallel && start >= plan->alone_until ? FNN_MAX_THREADS : 1, &team);
-    /* Others keep our threads from running: alone it is faster, and the bits are the same. */
-    const int64_t end = fnn_now();
-    const bool crowded = team.waited > BUSY_WAIT && team.waited > (end - start) / 2;
-    if (crowded && plan->crowded) plan->alone_until = end + ALONE; /* once may be a bad start */
-    plan->crowded = crowded;
+    fnn_parallel(run_steps, &run, parallel ? FNN_MAX_THREADS : 1, &team);
     *done = run.done;
     return team.interrupted ? FNN_HALTED_USER : outcome(run.status);
 }
@@ -109,10 +120,14 @@ typedef struct {
     int status;
 } single_op;
 
-static void run_single(void *context, fnn_part part) {
+static void run_share(void *context, fnn_part part) {
     single_op *single = context;
-    int status = fnn_current_isa->ops[single->op](single->args, part);
+    const int status = fnn_current_isa->ops[single->op](single->args, part);
     if (status != FNN_OK) __atomic_store_n(&single->status, status, __ATOMIC_RELAXED);
+}
+
+static void run_single(void *context, fnn_team *team, int thread) {
+    fnn_phase(team, thread, 1, team->n, run_share, NULL, context);
 }
 
 fnn_outcome fnn_run_op(fnn_op op, const void *args, double work, int (*poll)(void)) {

@@ -96,7 +96,7 @@ KERNEL(recurrent_forward) {
     fnn_range(a->n, 1, part, &n0, &n1);
     const int64_t rows = n1 - n0;
     if (!rows) return FNN_OK;
-    float *space = fnn_workspace(part);
+    float *space = fnn_workspace();
     int64_t room = SPACE;
     const bool gru = a->cell == FNN_GRU, few = rows <= 4;
     const int64_t joined = gru ? 2 * h : width; /* the columns of wh whose product is added to that of wx */
@@ -193,7 +193,7 @@ KERNEL(recurrent_backward) {
     fnn_range(a->n, 1, part, &n0, &n1);
     const int64_t rows = n1 - n0;
     if (!rows) return FNN_OK;
-    float *space = fnn_workspace(part);
+    float *space = fnn_workspace();
     int64_t room = SPACE;
     const weights wh = prepare(a->wh, width, h, width, true, false, &space, &room);
     const weights wx = a->dx ? prepare(a->wx, width, a->i, width, true, false, &space, &room) : wh;

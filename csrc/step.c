@@ -40,7 +40,7 @@ KERNEL(gather_rows) {
 
 /* out (N, P): out[i] = labels[rows[clock[0] + i]]; share 0 does it */
 KERNEL(gather_labels) {
-    if (part.tid > 0) return FNN_OK;
+    if (part.share > 0) return FNN_OK;
     if (past_end(a->clock[FNN_ROW], a->n, a->limit)) return FNN_PAST_END;
     for (int64_t i = 0; i < a->n; i++)
         memcpy(a->out + i * a->p, a->labels + row_at(a->rows, a->clock[FNN_ROW] + i) * a->p, sizeof(int32_t) * (size_t)a->p);
@@ -49,7 +49,7 @@ KERNEL(gather_labels) {
 
 /* losses[clock[2]] = loss; corrects[clock[2]] = correct; share 0 does it */
 KERNEL(log_step) {
-    if (part.tid > 0) return FNN_OK;
+    if (part.share > 0) return FNN_OK;
     const int64_t batch = a->clock[FNN_BATCH];
     if (past_end(batch, 1, a->limit)) return FNN_PAST_END;
     a->losses[batch] = a->loss[0];
@@ -59,7 +59,7 @@ KERNEL(log_step) {
 
 /* clock += [n, 1, 1]; share 0 does it */
 KERNEL(advance) {
-    if (part.tid > 0) return FNN_OK;
+    if (part.share > 0) return FNN_OK;
     a->clock[FNN_ROW] += a->n;
     a->clock[FNN_STEP] += 1;
     a->clock[FNN_BATCH] += 1;

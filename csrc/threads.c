@@ -1,12 +1,12 @@
-/* The thread pool: workers that share one job at a time, and the barrier inside a job.
+/* The thread pool: workers that join one job at a time, and the phases inside a job.
  *
- * Waiting is a short spin, then a futex: a plan's ops are microseconds apart, its epochs are not.
- * A forked child starts with an empty pool; a second Python thread that comes while the pool is
- * busy computes alone, with the same bits. */
+ * Nobody waits for a thread that has not come, or does not run just now: its shares are taken by the
+ * others.  Waiting is a short spin, then a futex: a plan's ops are microseconds apart, its epochs are
+ * not.  A forked child starts with an empty pool; a second Python thread that comes while the pool is
+ * busy computes alone.  The bits are the same in any case. */
 #define _GNU_SOURCE
 #include "fastnn.h"
 
-#include <errno.h>
 #include <limits.h>
 #include <pthread.h>
 #include <sched.h>
@@ -23,24 +23,24 @@
 #define ADD(x, v) __atomic_add_fetch(&(x), v, __ATOMIC_SEQ_CST)
 
 /* Waiting: pauses (some us), then giving way to whoever wants this processor, then sleep. */
-enum { PAUSES = 400, YIELDS = 200 };
+enum { PAUSES = 400, YIELDS = 200, PATIENCE = 40 };
 
 static struct {
-    pthread_mutex_t setup; /* held while workers start or stop */
-    int busy;              /* somebody's job is running */
-    int wanted;            /* threads, the caller's included; 0: not set yet */
-    int workers;           /* running */
-    bool quit;
-    uint32_t jobs; /* futex: counts jobs handed out */
-    int sleepers;  /* workers asleep on it */
-    uint32_t left; /* futex: workers still at the job */
+    int busy;    /* somebody's job is running; who sets it owns what follows */
+    int wanted;  /* threads, the caller's included; 0: not set yet */
+    int workers; /* running */
+    int quit;
+    uint32_t jobs;   /* futex: counts jobs handed out */
+    int sleepers;    /* workers asleep on it */
+    int open;        /* workers may join the job */
+    uint32_t inside; /* futex: workers that have joined it */
     fnn_job job;
     void *context;
     fnn_team *team;
     pthread_t ids[FNN_MAX_THREADS];
     int places[FNN_MAX_THREADS];      /* the processor that each thread was last seen on */
     int64_t moved[FNN_MAX_THREADS];   /* when it last left one, ns */
-} pool = {.setup = PTHREAD_MUTEX_INITIALIZER};
+} pool;
 
 int64_t fnn_now(void) {
     struct timespec t;
@@ -92,58 +92,88 @@ static uint32_t wait_change(uint32_t *word, uint32_t value, int *sleepers) {
 
 /* Notes where this thread runs, and moves it off the processor of a thread before it.  Schedulers
  * like to wake a thread beside its waker, and some keep both there for as long as they share. */
-static void take_place(fnn_part part) {
+static void take_place(int thread, int n) {
 #ifdef __linux__
     const int here = sched_getcpu();
-    STORE(pool.places[part.tid], here);
+    STORE(pool.places[thread], here);
     bool shared = false;
-    for (int i = 0; i < part.tid; i++) shared |= LOAD(pool.places[i]) == here;
+    for (int i = 0; i < thread; i++) shared |= LOAD(pool.places[i]) == here;
     if (!shared) return;
     const int64_t now = fnn_now();
-    if (now - pool.moved[part.tid] < 1000000 || part.n > fnn_cpu_count()) return;
-    pool.moved[part.tid] = now;
+    if (now - pool.moved[thread] < 1000000 || n > fnn_cpu_count()) return;
+    pool.moved[thread] = now;
     cpu_set_t allowed, others;
     if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
     others = allowed;
-    for (int i = 0; i < part.n; i++) CPU_CLR(LOAD(pool.places[i]), &others);
+    for (int i = 0; i < n; i++) CPU_CLR(LOAD(pool.places[i]), &others);
     if (CPU_COUNT(&others) == 0 || sched_setaffinity(0, sizeof others, &others) != 0) return;
-    STORE(pool.places[part.tid], sched_getcpu());
+    STORE(pool.places[thread], sched_getcpu());
     sched_setaffinity(0, sizeof allowed, &allowed); /* where to go from there is the scheduler's choice */
 #else
-    (void)part;
+    (void)thread, (void)n;
 #endif
 }
 
-/* ---- barrier -------------------------------------------------------------------------------- */
+/* ---- phases --------------------------------------------------------------------------------- */
 
 void fnn_team_init(fnn_team *team, int (*poll)(void)) {
-    *team = (fnn_team){.n = 1, .poll = poll, .next_poll = poll ? fnn_now() + 20000000 : 0};
+    team->n = 1;
+    team->halt = team->interrupted = 0;
+    team->poll = poll;
+    team->next_poll = poll ? fnn_now() + 20000000 : 0;
 }
 
-bool fnn_barrier(fnn_part part) {
-    fnn_team *team = part.team;
-    if (part.n == 1) return LOAD(team->halt);
-    take_place(part);
-    uint32_t generation = LOAD(team->generation), verdict;
-    if (ADD(team->arrived, 1) == part.n) {
-        /* The verdict is part of the word that everybody waits for, so all read the same one. */
-        verdict = ((generation | 1) + 1) | (LOAD(team->halt) ? 1 : 0);
-        STORE(team->arrived, 0);
-        __atomic_store_n(&team->generation, verdict, __ATOMIC_SEQ_CST);
-        if (__atomic_load_n(&team->sleepers, __ATOMIC_SEQ_CST)) wake_all(&team->generation);
-    } else {
-        const int64_t start = part.tid == 0 ? fnn_now() : 0;
-        verdict = wait_change(&team->generation, generation, &team->sleepers);
-        if (part.tid == 0) team->waited += fnn_now() - start;
+static void seat(fnn_team *team, int n) {
+    team->n = n;
+    team->done = team->sleepers = 0;
+    team->generation = 0;
+    for (int i = 0; i < n; i++) team->taken[i].phase = 0;
+}
+
+static bool take(fnn_team *team, int share, uint32_t phase) {
+    uint32_t before = LOAD(team->taken[share].phase);
+    return before < phase &&
+           __atomic_compare_exchange_n(&team->taken[share].phase, &before, phase, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+}
+
+static bool is_over(fnn_team *team, uint32_t phase) { return LOAD(team->generation) >> 1 >= phase; }
+
+bool fnn_phase(fnn_team *team, int thread, uint32_t phase, int shares, void (*run)(void *context, fnn_part part),
+               void (*end)(void *context), void *context) {
+    fnn_part part = {thread, shares, thread, team};
+    if (team->n == 1) {
+        for (part.share = 0; part.share < shares; part.share++) run(context, part);
+        if (end) end(context);
+        return LOAD(team->halt);
     }
-    return verdict & 1;
+    take_place(thread, team->n);
+    for (int turn = thread < shares ? 0 : 1; turn <= shares && !is_over(team, phase); turn++) {
+        part.share = turn == 0 ? thread : turn - 1;
+        if (turn > 0 && LOAD(team->taken[part.share].phase) < phase) {
+            /* its thread has it in its caches: it may be only a little late, or waiting for this processor */
+            for (int i = 0; i < PATIENCE && LOAD(team->taken[part.share].phase) < phase; i++) relax();
+            if (LOAD(team->taken[part.share].phase) < phase) sched_yield();
+        }
+        if (!take(team, part.share, phase)) continue;
+        run(context, part);
+        if (ADD(team->done, 1) == shares) {
+            if (end) end(context);
+            STORE(team->done, 0);
+            /* the verdict is part of the word that everybody waits for, so all read the same one */
+            __atomic_store_n(&team->generation, phase << 1 | (LOAD(team->halt) ? 1 : 0), __ATOMIC_SEQ_CST);
+            if (__atomic_load_n(&team->sleepers, __ATOMIC_SEQ_CST)) wake_all(&team->generation);
+        }
+    }
+    uint32_t generation;
+    while ((generation = LOAD(team->generation)) >> 1 < phase) wait_change(&team->generation, generation, &team->sleepers);
+    return generation & 1; /* if a later phase's, then this thread has missed all that were between */
 }
 
 bool fnn_interrupted(fnn_part part) {
     fnn_team *team = part.team;
-    if (part.n > 1) take_place(part);
+    if (part.n > 1) take_place(part.thread, part.n);
     if (!team || !team->poll) return false;
-    if (part.tid == 0) {
+    if (part.thread == 0) {
         int64_t now = fnn_now();
         if (now >= team->next_poll) {
             team->next_poll = now + 20000000;
@@ -153,7 +183,7 @@ bool fnn_interrupted(fnn_part part) {
             }
         }
     }
-    /* not halt: share 0 sets that at the end of a run, too, where others may still be computing */
+    /* not halt: the end of a run sets that, too, where others may still be computing */
     return LOAD(team->interrupted);
 }
 
@@ -161,10 +191,7 @@ bool fnn_interrupted(fnn_part part) {
 
 static _Thread_local float workspace[FNN_WORKSPACE / sizeof(float)] __attribute__((aligned(64)));
 
-float *fnn_workspace(fnn_part part) {
-    (void)part;
-    return workspace;
-}
+float *fnn_workspace(void) { return workspace; }
 
 int fnn_cpu_count(void) {
 #ifdef __linux__
@@ -175,16 +202,14 @@ int fnn_cpu_count(void) {
     return n > 0 ? (int)n : 1;
 }
 
-static void *worker(void *tid) {
+static void *worker(void *thread) {
     uint32_t seen = 0; /* workers start before the first job, with pool.jobs == 0 */
     for (;;) {
         seen = wait_change(&pool.jobs, seen, &pool.sleepers);
-        if (pool.quit) return NULL;
-        fnn_team *team = pool.team;
-        const fnn_part part = {(int)(intptr_t)tid, team->n, team};
-        take_place(part);
-        pool.job(pool.context, part);
-        if (__atomic_sub_fetch(&pool.left, 1, __ATOMIC_SEQ_CST) == 0) wake_all(&pool.left);
+        if (LOAD(pool.quit)) return NULL;
+        ADD(pool.inside, 1);
+        if (__atomic_load_n(&pool.open, __ATOMIC_SEQ_CST)) pool.job(pool.context, pool.team, (int)(intptr_t)thread);
+        if (ADD(pool.inside, -1) == 0) wake_all(&pool.inside);
     }
 }
 
@@ -194,11 +219,11 @@ static void hand_out(void) {
 }
 
 static void stop_workers(void) {
-    pool.quit = true;
+    STORE(pool.quit, 1);
     hand_out();
     for (int i = 0; i < pool.workers; i++) pthread_join(pool.ids[i], NULL);
     pool.workers = 0;
-    pool.quit = false;
+    STORE(pool.quit, 0);
     pool.jobs = 0;
 }
 
@@ -213,10 +238,9 @@ static void start_workers(int n) {
 }
 
 static void after_fork(void) { /* only the forking thread lives on in the child */
-    pthread_mutex_init(&pool.setup, NULL);
-    pool.busy = pool.workers = pool.sleepers = 0;
-    pool.jobs = pool.left = 0;
-    pool.quit = false;
+    pool.busy = pool.workers = pool.sleepers = pool.open = 0;
+    pool.jobs = pool.inside = 0;
+    STORE(pool.quit, 0);
 }
 
 __attribute__((constructor)) static void register_fork_handler(void) {
@@ -239,21 +263,20 @@ void fnn_parallel(fnn_job job, void *context, int n, fnn_team *team) {
     if (n > wanted) n = wanted;
     if (n > 1 && take_pool()) {
         if (pool.workers != wanted - 1) { /* first use, a fork, or a new number of threads */
-            pthread_mutex_lock(&pool.setup);
             if (pool.workers) stop_workers();
             start_workers(wanted - 1);
-            pthread_mutex_unlock(&pool.setup);
         }
-        team->n = pool.workers + 1;
+        seat(team, pool.workers + 1);
         pool.job = job, pool.context = context, pool.team = team;
-        STORE(pool.left, (uint32_t)pool.workers);
-        take_place((fnn_part){0, team->n, team});
+        __atomic_store_n(&pool.open, 1, __ATOMIC_SEQ_CST);
         hand_out();
-        job(context, (fnn_part){0, team->n, team});
-        for (int i = 0; i < PAUSES && LOAD(pool.left); i++) relax();
-        for (uint32_t left; (left = LOAD(pool.left)) != 0;) sleep_while(&pool.left, left);
+        job(context, team, 0);
+        __atomic_store_n(&pool.open, 0, __ATOMIC_SEQ_CST);
+        for (int i = 0; i < PAUSES && LOAD(pool.inside); i++) relax();
+        for (uint32_t inside; (inside = LOAD(pool.inside)) != 0;) sleep_while(&pool.inside, inside);
         __atomic_clear(&pool.busy, __ATOMIC_RELEASE);
     } else {
-        job(context, (fnn_part){0, 1, team});
+        seat(team, 1);
+        job(context, team, 0);
     }
 }

@@ -184,7 +184,7 @@ def test_profiling_changes_no_bit(compiled):
     np.testing.assert_array_equal(plain.model.theta, profiled.model.theta)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3, 8])
+@pytest.mark.parametrize("threads", [1, 2, 3, 8, 17])
 def test_shared_ops_give_the_same_bits(threads, compiled):
     """Large enough that every op is shared between threads."""
     results = []

@@ -306,24 +306,26 @@ cdef class Plan:
     # ---- fusion and order --------------------------------------------------------------------
 
     cdef place_barriers(self):
-        """The team meets only where an op touches what another thread may still be writing."""
+        """The threads meet only where an op touches what another share may still be writing."""
         cdef int i
         parallel_reads, parallel_writes, serial_reads, serial_writes = [], [], [], []
         commits = False
         for i, op in enumerate(self.ops):
             item = &self.plan.ops[i]
+            before = commits
             commits = commits or item.op in UPDATES or (
                 item.op == FNN_OP_dense_backward_w
                 and (<fnn_dense_backward_w_args *>item.args).lr != NULL
             )
             item.commits = commits
-            # serial ops follow one another on one thread: only the others can race with them
+            # serial ops are all of share 0, in order: only the other shares can race with them
             others_read = parallel_reads + ([] if item.serial else serial_reads)
             others_write = parallel_writes + ([] if item.serial else serial_writes)
             meets = (
                 any_overlap(op.reads, others_write)
                 or any_overlap(op.writes, others_write)
                 or any_overlap(op.writes, others_read)
+                or commits and not before  # up to here a step may be interrupted
             )
             if i > 0:
                 if meets or self.plan.ops[i - 1].op == FNN_OP_log_step:
