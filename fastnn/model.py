@@ -568,10 +568,11 @@ class Sequential:
         """
         if lengths is None:
             return None
-        if not any(layer.takes_lengths for layer in self.layers[:end]):
+        layer = next((layer for layer in self.layers[:end] if layer.takes_lengths), None)
+        if layer is None:
             raise ValueError(f"{name}: expected with a recurrent layer only, there is none")
-        assert self.input_shape is not None
-        return to_lengths(name, lengths, rows, self.input_shape[0])
+        with layer.named():
+            return to_lengths(name, lengths, rows, layer.input_shape[0])
 
     def _rows(self, name: str, x: ArrayLike) -> tuple[Array, float]:
         """Return samples as a matrix and their factor; build the model if they are its first."""

@@ -72,13 +72,10 @@ def test_the_formula(cell, backend):
     np.testing.assert_allclose(model.predict(x), wanted, atol=1e-6)
 
 
-@every_cell
-def test_weights_carry_over_from_pytorch(cell):
-    torch = pytest.importorskip("torch")
-    theirs = getattr(torch.nn, cell)(5, 7, batch_first=True, bidirectional=True)
-    model = fnn.Sequential([CELLS[cell](7, True, bidirectional=True)], (6, 5))
-    layer = model.layers[0]
-    for suffix in ("", "_reverse"):
+def carry_over(theirs, layer):
+    """Give a layer the weights of a PyTorch module."""
+    units = layer.units
+    for suffix in layer.suffixes:
         w = {
             name: getattr(theirs, f"{name}_l0{suffix}").detach().numpy().T
             for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -86,13 +83,94 @@ def test_weights_carry_over_from_pytorch(cell):
         getattr(layer, f"wx{suffix}")[...] = w["weight_ih"]
         getattr(layer, f"wh{suffix}")[...] = w["weight_hh"]
         b = w["bias_ih"] + w["bias_hh"]
-        if cell == "GRU":
-            b[14:] = w["bias_ih"][14:]
-            getattr(layer, f"bh{suffix}")[...] = w["bias_hh"][14:]
+        if isinstance(layer, fnn.GRU):
+            b[2 * units :] = w["bias_ih"][2 * units :]
+            getattr(layer, f"bh{suffix}")[...] = w["bias_hh"][2 * units :]
         getattr(layer, f"b{suffix}")[...] = b
-    x, _ = sequences()
+
+
+@every_cell
+def test_weights_carry_over_from_pytorch(cell):
+    torch = pytest.importorskip("torch")
+    theirs = getattr(torch.nn, cell)(5, 7, batch_first=True, bidirectional=True)
+    model = fnn.Sequential([CELLS[cell](7, True, bidirectional=True)], (6, 5))
+    carry_over(theirs, model.layers[0])
+    x, lengths, _ = of_lengths()
     wanted = theirs(torch.from_numpy(x))[0].detach().numpy()
     np.testing.assert_allclose(model.predict(x), wanted, atol=2e-6)
+    rnn = torch.nn.utils.rnn
+    options = {"batch_first": True, "enforce_sorted": False}
+    packed = theirs(rnn.pack_padded_sequence(torch.from_numpy(x), torch.tensor(lengths), **options))
+    wanted = rnn.pad_packed_sequence(packed[0], batch_first=True, total_length=6)[0]
+    np.testing.assert_allclose(model.predict(x, lengths), wanted.detach().numpy(), atol=2e-6)
+
+
+@every_cell
+def test_states_are_those_of_pytorch(cell):
+    torch = pytest.importorskip("torch")
+    theirs = getattr(torch.nn, cell)(5, 7, batch_first=True)
+    model = fnn.Sequential([CELLS[cell](7, stateful=True)], (6, 5))
+    carry_over(theirs, model.layers[0])
+    x, rng = sequences()[0], np.random.default_rng(1)
+    first = [rng.normal(size=(50, 7)).astype(np.float32) for _ in range(2)]
+    as_tensors = tuple(torch.from_numpy(h)[None] for h in first)
+    model.layers[0].state = first if cell == "LSTM" else first[0]
+    _, last = theirs(torch.from_numpy(x), as_tensors if cell == "LSTM" else as_tensors[0])
+    model.predict(x)
+    got = model.layers[0].state
+    pairs = zip(got, last, strict=True) if cell == "LSTM" else [(got, last)]
+    for mine, wanted in pairs:
+        np.testing.assert_allclose(mine, wanted[0].detach().numpy(), atol=2e-6)
+
+
+@every_cell
+def test_training_follows_pytorch(cell, backend):
+    """Ten steps over stacked layers, with a loss of every step and clipping of the gradient."""
+    torch = pytest.importorskip("torch")
+    recurrent = [getattr(torch.nn, cell)(n, 7, batch_first=True) for n in (5, 7)]
+    dense = torch.nn.Linear(7, 3)
+    layers = [CELLS[cell](7, True), CELLS[cell](7, True), fnn.Dense(3)]
+    model = fnn.Sequential(layers, (6, 5))
+    for theirs, layer in zip(recurrent, layers, strict=False):
+        carry_over(theirs, layer)
+    layers[2].w[...], layers[2].b[...] = (
+        dense.weight.detach().numpy().T,
+        dense.bias.detach().numpy(),
+    )
+    x, y = sequences(40)[0], np.random.default_rng(1).integers(0, 3, (40, 6))
+    model.fit(
+        *(x, y),
+        optimizer=fnn.SGD(0.5, clip_norm=0.3),
+        batch_size=20,
+        epochs=5,
+        shuffle=False,
+        verbose=0,
+    )
+    weights = [w for module in (*recurrent, dense) for w in module.parameters()]
+    if cell != "GRU":  # two biases in place of one move twice as far: train one of them
+        weights = [w for w in weights if not any(w is module.bias_hh_l0 for module in recurrent)]
+    sgd, losses = torch.optim.SGD(weights, 0.5), []
+    for step in range(10):
+        rows = slice(20 * (step % 2), 20 * (step % 2) + 20)
+        h = torch.from_numpy(x[rows])
+        for module in recurrent:
+            h = module(h)[0]
+        loss = torch.nn.functional.cross_entropy(
+            dense(h).reshape(-1, 3), torch.from_numpy(y[rows].reshape(-1))
+        )
+        sgd.zero_grad()
+        loss.backward()
+        if cell == "GRU":
+            for module in recurrent:
+                module.bias_hh_l0.grad[:14] = 0
+        torch.nn.utils.clip_grad_norm_(weights, 0.3)
+        sgd.step()
+        losses.append(loss.item())
+    np.testing.assert_allclose(model.history.batch_losses, losses, rtol=1e-5)
+    twin = fnn.Sequential([CELLS[cell](7, True)], (6, 5))
+    carry_over(recurrent[0], twin.layers[0])
+    for name, value in twin.state_dict().items():
+        np.testing.assert_allclose(model.state_dict()[name], value, atol=1e-5)
 
 
 def trained(cell, threads=1, model=None, **options):
@@ -177,8 +255,13 @@ def test_an_unknown_activation_is_refused():
 
 @every_cell
 def test_sequences_of_other_lengths_are_refused(cell, backend):
-    with pytest.raises(ValueError, match=r"x: .*6, 5\)"):
-        net(cell).predict(np.ones((2, 7, 5), np.float32))
+    for steps in (0, 7):
+        with pytest.raises(ValueError, match=r"x: .*6, 5\)"):
+            net(cell).predict(np.ones((2, steps, 5), np.float32))
+    with pytest.raises(ValueError, match="input_shape: got 0, expected an integer >= 1"):
+        fnn.Sequential([CELLS[cell](3)], (0, 5))
+    with pytest.raises(ValueError, match=r"x: got shape \(2, 0, 5\), .* none of them 0"):
+        fnn.Sequential([CELLS[cell](3)]).predict(np.ones((2, 0, 5), np.float32))
 
 
 # ---- sequences of different lengths --------------------------------------------------------------
@@ -271,7 +354,7 @@ def test_bad_lengths(lengths, error, message, backend):
         lambda: model.evaluate(x, y, lengths=lengths),
         lambda: model.predict(x, lengths),
     ):
-        with pytest.raises(error, match=message):
+        with pytest.raises(error, match=rf"^layer 0 \(RNN\): {message}"):
             call()
     np.testing.assert_array_equal(model.theta, theta)
 
