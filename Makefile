@@ -12,7 +12,8 @@ demo: .venv/demo
 	$(PY) examples/demo.py
 
 reports: .venv/demo
-	for x in a b; do $(PY) examples/report_$$x.py $(FORM) --out out/reports || exit 1; done
+	for x in a b c d e; do $(PY) examples/report_$$x.py $(FORM) --out out/reports || exit 1; done
+	$(PY) examples/reports.py out/reports docs
 
 test: .venv/test
 	$(PY) -m pytest

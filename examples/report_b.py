@@ -38,6 +38,7 @@ def train_in_torch(x, y, x_test, y_test, epochs: int, seed: int) -> tuple[float,
     import torch
     from torch import nn
 
+    torch.set_num_threads(fnn.get_num_threads())
     torch.manual_seed(seed)
     layers: list[nn.Module] = []
     for inputs, units in zip((784, *HIDDEN), (*HIDDEN, 10), strict=True):
@@ -125,12 +126,8 @@ def main() -> None:
 
     figure, cells = panels(1, len(models), width=2.6)
     for axes, (name, model) in zip(cells[0], models.items(), strict=True):
-        iterations = model.history.iterations
-        for key, label in (("loss", "training"), ("val_loss", "validation")):
-            axes.plot(iterations["iteration"], iterations[key], label=label)
-        axes.set(title=name, xlabel="iteration", ylabel="loss")
-        axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
+        fnn.plots.curves(model.history, ax=axes, by="iteration")
+        axes.set(title=name)
     report.figure("loss", figure, "Loss every 200 iterations.")
     for title, images, labels in (("Training", x, y), ("Test", x_test, y_test)):
         text = fnn.metrics.classification_report(labels, models["ReLU"].predict_classes(images))

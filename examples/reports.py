@@ -10,7 +10,7 @@ import io
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +70,16 @@ class Report:
         self._page.append(text)
         print(f"{text}\n", flush=True)
 
-    def table(self, name: str, rows: Sequence[Mapping[str, object]]) -> None:
-        """Add a table; the first row's keys are its columns."""
-        cells = [list(rows[0]), *([str(cell) for cell in row.values()] for row in rows)]
+    def table(self, name: str, rows: Iterable[Mapping[str, object]]) -> None:
+        """Add a table; the first row's keys are its columns. The CSV file grows row by row."""
+        cells: list[list[str]] = []
+        with open(self._folder / f"{self._name}-{name}.csv", "w", newline="") as file:
+            writer = csv.writer(file)
+            for row in rows:
+                for line in [row.values()] if cells else [row.keys(), row.values()]:
+                    cells.append([str(cell) for cell in line])
+                    writer.writerow(cells[-1])
+                file.flush()
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         cells.insert(1, ["-" * width for width in widths])
         lines = (
@@ -80,26 +87,26 @@ class Report:
             for line in cells
         )
         self.say("\n".join(f"| {line} |" for line in lines))
-        with open(self._folder / f"{self._name}-{name}.csv", "w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
 
     def figure(self, name: str, figure: Any, caption: str) -> None:
-        """Add a figure, in 64 colours to keep its file small."""
+        """Add a figure, in 256 colours to keep its file small."""
         from PIL import Image
 
         drawn = io.BytesIO()
         figure.savefig(drawn, dpi=80)
         path = self._folder / f"{self._name}-{name}.png"
-        Image.open(drawn).convert("RGB").quantize(64).save(path, optimize=True)
+        Image.open(drawn).convert("RGB").quantize().save(path, optimize=True)
         self.say(f"{caption}\n\n![{name}]({path.name})")
 
     def close(self) -> None:
         """Say how long all took, and write the Markdown."""
         form = " --quick" if self.quick else " --full" if self.full else ""
         seconds = time.perf_counter() - self._start
-        self.say(f"`python examples/{self._name}.py{form}`: {seconds:.0f} s in all.")
+        threads = fnn.get_num_threads()
+        self.say(
+            f"`python examples/{self._name}.py{form}`: {seconds:.0f} s in all, "
+            f"{threads} thread{'s' if threads > 1 else ''}."
+        )
         page = "\n\n".join(self._page) + "\n"
         (self._folder / f"{self._name}.md").write_text(page, encoding="utf-8")
 
@@ -107,9 +114,7 @@ class Report:
 def load(name: str) -> fnn.datasets.Split:
     """Return training and test set of "mnist" or "fashion_mnist", or end with what is missing."""
     try:
-        return {"mnist": fnn.datasets.load_mnist, "fashion": fnn.datasets.load_fashion_mnist}[
-            name
-        ]()
+        return getattr(fnn.datasets, f"load_{name}")()
     except fnn.datasets.DataError as error:
         sys.exit(str(error))
 
