@@ -1,7 +1,7 @@
 """Report D: four activations, two widths and three splits on MNIST, and what is confused most.
 
-The networks start with all biases 1, as report C's, but with Xavier's weights. ``--full`` also trains
-the wider ones on all splits.
+The networks start with all biases 1, as report C's, but with Xavier's weights. ``--full`` trains
+the wider ones on all splits, too.
 """
 
 from report_c import SPLITS, Trained, splits
