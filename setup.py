@@ -21,12 +21,6 @@ if X86:
     INSTRUCTION_SETS["avx2"] = ["-mavx2", "-mfma"]
     INSTRUCTION_SETS["avx512"] = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"]
 
-EMULATE = bool(os.environ.get("FASTNN_EMULATE_AVX512"))
-if EMULATE:  # tests the 16-lane code on a CPU that has only AVX2
-    INSTRUCTION_SETS["avx512"] = ["-mavx2", "-mfma", "-Wno-psabi"]
-# for sanitizers: flags that everything is compiled and linked with
-EXTRA = os.environ.get("FASTNN_CFLAGS", "").split()
-
 # compiled once per instruction set; the other files of csrc/ once in all
 KERNELS = ["tile", "gemm", "batchnorm", "conv2d", "elementwise", "embedding", "loss", "norms"]
 KERNELS += ["optimizer", "pool2d", "rnn", "step", "table"]
@@ -67,13 +61,11 @@ class BuildExt(build_ext):
         name, isa, flags = job
         folder, source = f"{self.build_temp}/{isa}", f"csrc/{name}.c"
         macros = [("FNN_ISA", isa)] + ([("FNN_X86", "1")] if X86 else [])
-        if EMULATE and isa in ("avx512", "shared"):
-            macros.append(("FNN_EMULATE_AVX512", "1"))
         objects = self.compiler.object_filenames([source], output_dir=folder)
         newest = max(os.path.getmtime(path) for path in [source, __file__, *HEADERS])
         if not os.path.exists(objects[0]) or os.path.getmtime(objects[0]) < newest:
             self.compiler.compile(
-                [source], output_dir=folder, macros=macros, extra_postargs=CFLAGS + flags + EXTRA
+                [source], output_dir=folder, macros=macros, extra_postargs=CFLAGS + flags
             )
         return objects
 
@@ -98,8 +90,8 @@ def extension(name):
         include_dirs=["csrc", np.get_include()],
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
         # Cython's own output is not ours to keep free of warnings
-        extra_compile_args=["-O2", "-g0", "-pthread", "-fvisibility=hidden", *EXTRA],
-        extra_link_args=["-pthread", *(EXTRA or ["-Wl,-s"])],
+        extra_compile_args=["-O2", "-g0", "-pthread", "-fvisibility=hidden"],
+        extra_link_args=["-pthread", "-Wl,-s"],
         depends=HEADERS,
     )
 

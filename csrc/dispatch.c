@@ -13,10 +13,10 @@ extern const fnn_fn fnn_table_avx2[], fnn_table_avx512[];
 
 static const fnn_isa isas[] = {
 #ifdef FNN_X86
-    {"avx512", 16, fnn_table_avx512},
-    {"avx2", 8, fnn_table_avx2},
+    {"avx512", fnn_table_avx512},
+    {"avx2", fnn_table_avx2},
 #endif
-    {"scalar", 4, fnn_table_scalar},
+    {"scalar", fnn_table_scalar},
 };
 enum { ISAS = sizeof isas / sizeof *isas };
 
@@ -25,9 +25,6 @@ const fnn_isa *fnn_current_isa = &isas[ISAS - 1];
 static bool cpu_has(const char *name) {
 #ifdef FNN_X86
     __builtin_cpu_init();
-#ifdef FNN_EMULATE_AVX512
-    if (!strcmp(name, "avx512")) name = "avx2";
-#endif
     if (!strcmp(name, "avx512"))
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");

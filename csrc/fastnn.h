@@ -401,7 +401,6 @@ typedef struct {
 
 typedef struct {
     const char *name;
-    int lanes;
     const fnn_fn *ops; /* FNN_OP_COUNT of them */
 } fnn_isa;
 

@@ -10,7 +10,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#if defined(FNN_EMULATE_AVX512) /* the 16-lane code on a CPU without it, for tests */
+#if defined(FNN_EMULATE_AVX512) /* 16 lanes on any CPU, for tests */
 #define VL 16
 #elif defined(__AVX512F__)
 #define VL 16

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 
 extern const fnn_fn FN(table)[];
-static const fnn_isa isa = {"harness", VL, FN(table)};
+static const fnn_isa isa = {"harness", FN(table)};
 const fnn_isa *fnn_current_isa = &isa;
 
 static int failures;

@@ -3,8 +3,13 @@
 Leaves the vector functions' last digits to ``test_vecmath`` and the table of kernels to ``cases``.
 """
 
+import ctypes
 import inspect
 import os
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -17,6 +22,9 @@ from fastnn import kernels, reference
 from fastnn.reference._philox import philox4x32
 
 EXAMPLES = int(os.environ.get("FASTNN_EXAMPLES", "100"))
+ROOT = Path(__file__).parent.parent
+COMPILER = shlex.split(os.environ.get("CC", "cc"))
+WIDE = ["wide"] if "avx512" not in kernels.available_isas() and shutil.which(COMPILER[0]) else []
 OPTIONAL = {"b", "dx", "db", "rows", "correct", "corrects", "velocity", "weights", "scratch"}
 OPTIONAL |= {"h0", "c0", "lengths", "bh", "dbh", "index", "clean"}
 STEMS = (
@@ -39,11 +47,29 @@ every_gradient = pytest.mark.parametrize(
 )
 
 
-@pytest.fixture(params=kernels.available_isas())
+@pytest.fixture(scope="session")
+def wide_table(tmp_path_factory):
+    """The address of all ops in vectors of 16 lanes, as for AVX-512, but compiled for any CPU."""
+    library = tmp_path_factory.mktemp("wide") / "wide.so"
+    options = "-std=gnu11 -O0 -pthread -shared -fPIC -ffp-contract=off -fno-math-errno -Wno-psabi"
+    macros = ["-DFNN_ISA=wide", "-DFNN_EMULATE_AVX512"]
+    sources = [
+        str(path) for path in (ROOT / "csrc").glob("*.c") if path.stem not in ("dispatch", "plan")
+    ]
+    command = [*COMPILER, *options.split(), *macros, f"-I{ROOT / 'csrc'}", *sources, "-lm"]
+    subprocess.run([*command, "-o", str(library)], check=True, capture_output=True)
+    loaded = ctypes.CDLL(str(library))
+    return ctypes.addressof(ctypes.c_char.in_dll(loaded, "fnn_table_wide"))
+
+
+@pytest.fixture(params=[*kernels.available_isas(), *WIDE])
 def isa(request):
-    """Run the test on every instruction set that can run here."""
+    """Run the test on every instruction set that can run here, and on 16 lanes in any case."""
     before = kernels.get_isa()
-    kernels.select_isa(request.param)
+    if request.param == "wide":
+        kernels.plan.use_table(request.getfixturevalue("wide_table"), "wide")
+    else:
+        kernels.select_isa(request.param)
     yield request.param
     kernels.select_isa(before)
 

@@ -171,6 +171,7 @@ def test_profile_and_table(compiled):
     assert forward["flops"] == pytest.approx(2 * 10 * 12 * 5, rel=0.5)
     gather = plan.table()[0]
     assert gather["bytes"] == 2 * 4 * 10 * 12
+    assert gather["flops"] == 0
     mean = gather["seconds"]
     with pytest.raises(IndexError):
         plan.profile(1)

@@ -476,9 +476,10 @@ cdef extern from "fastnn.h" nogil:
         int64_t n
 
     # dispatch
+    ctypedef void *fnn_fn
     ctypedef struct fnn_isa:
         const char *name
-        int lanes
+        const fnn_fn *ops
     const fnn_isa *fnn_select_isa(const char *name)
     const fnn_isa *fnn_available_isa(int i)
     const fnn_isa *fnn_current_isa

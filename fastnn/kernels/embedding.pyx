@@ -24,7 +24,7 @@ def embedding_forward(
     args.x, args.w, args.out, args.r, args.u = &x[0], &w[0, 0], &out[0, 0], out.shape[0], out.shape[1]
     submit(
         FNN_OP_embedding_forward, &args, sizeof(args), <double>CHEAP * args.r * args.u,
-        (x.base, w.base), (out.base,),
+        (w.base, x.base), (out.base,),
     )
 
 

@@ -101,17 +101,20 @@ cdef bint any_overlap(list these, list those):
     return False
 
 
+# copy from their first array as many elements as they write; their work is time, not FLOPs
+cdef set GATHERS = {FNN_OP_gather_rows, FNN_OP_gather_labels, FNN_OP_embedding_forward}
+
+
 class Op:
     """What a plan knows of one op beside its C arguments."""
 
-    def __init__(self, name, reads, writes):
-        self.name = name
+    def __init__(self, name, gathers, reads, writes):
+        self.name, self.gathers = name, gathers
         self.reads = [Operand(array) for array in reads if array is not None]
         self.writes = [Operand(array) for array in writes if array is not None]
         self.shapes = [tuple(operand.array.shape) for operand in self.reads + self.writes]
         self.nbytes = sum(operand.array.nbytes for operand in self.reads + self.writes)
-        if name.startswith("gather"):
-            # of the data it reads as many elements as it writes
+        if gathers:
             self.nbytes = sum((a.itemsize + reads[0].itemsize) * a.size for a in writes)
 
 
@@ -274,7 +277,7 @@ cdef class Plan:
     cdef int append(
         self, fnn_op op, const void *args, size_t size, double work, tuple reads, tuple writes
     ) except -1:
-        info = Op(fnn_op_names[<int>op].decode(), reads, writes)
+        info = Op(fnn_op_names[<int>op].decode(), op in GATHERS, reads, writes)
         if not fnn_plan_append(&self.plan, op, args, size, work):
             raise MemoryError("out of memory while recording a plan")
         self.ops.append(info)
@@ -545,7 +548,7 @@ cdef class Plan:
                 "name": op.name,
                 "shapes": op.shapes,
                 "bytes": op.nbytes,
-                "flops": self.plan.ops[i].work,
+                "flops": 0.0 if op.gathers else self.plan.ops[i].work,
                 "threads": 1 if self.plan.ops[i].serial else fnn_get_threads(),
                 "seconds": self.plan.ops[i].seconds / self.profiled if self.profiled else None,
             }
@@ -571,10 +574,14 @@ cdef class Plan:
         return "\n".join(lines)
 
     def __repr__(self):
-        return f"<Plan of {len(self)} ops, {self.plan.work / 1e6:.3f} MFLOP a step>"
+        flops = sum(row["flops"] for row in self.table())
+        return f"<Plan of {len(self)} ops, {flops / 1e6:.3f} MFLOP a step>"
 
 
 # ---- the core: instruction set and threads ----------------------------------------------------
+
+cdef fnn_isa other_isa # see use_table
+cdef bytes other_name
 
 def get_isa():
     """The instruction set in use: "scalar", "avx2" or "avx512"."""
@@ -599,6 +606,14 @@ def select_isa(name=None):
             f"FASTNN_ISA is {name!r}, which this build or this CPU lacks: "
             f"expected one of {', '.join(available_isas())}"
         )
+
+
+def use_table(uintptr_t table, name):
+    """Uses the ops of a table at this address: how tests run vectors that the CPU lacks, emulated."""
+    global fnn_current_isa, other_name
+    other_name = name.encode()
+    other_isa.name, other_isa.ops = other_name, <const fnn_fn *>table
+    fnn_current_isa = &other_isa
 
 
 def cpu_count():
