@@ -17,6 +17,8 @@ reports: .venv/demo
 
 test: .venv/test
 	$(PY) -m pytest
+	FASTNN_ISA=scalar $(PY) -m pytest tests/test_plan.py tests/test_trainer.py tests/test_model.py \
+		-k "not reference"
 
 # what a release is tested with: some hours
 test-files: .venv/test
