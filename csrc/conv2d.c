@@ -5,6 +5,7 @@
  * are left out, not multiplied by zero.  A tile's rows are neighbouring pixels, or the same pixel of
  * several images where images are small.  The gradient of x is the same walk over dout with w
  * transposed, once per phase of the stride; that of w is the transposed tile, a sum over pixels. */
+#include "pool.h"
 #include "tile.h"
 
 enum {
@@ -56,6 +57,8 @@ typedef struct {
     fnn_activation activation; /* out *= activation'(saved) */
     float slope;
     const float *saved;
+    const pooling *pool; /* of each block of images, or NULL; then out holds that block only */
+    int64_t first;       /* the image that out begins with */
 } walk;
 
 /* What a panel of w holds at a time: all of its taps and channels, or what fits the workspace. */
@@ -96,7 +99,7 @@ static void run_rectangle(const walk *s, const group *g, tile *t, int nv, int64_
     }
     const int a = along == 0 ? 1 : 0, b = along == 2 ? 1 : 2;
     const float *in = s->in + n0 * image + i[0] * from[1] + j[0] * from[2] + g->c0;
-    float *out = t->c + n0 * to[0] + i[0] * to[1] + j[0] * to[2];
+    float *out = t->c + (n0 - s->first) * to[0] + i[0] * to[1] + j[0] * to[2];
     const bool next = s->c == 1 && along == 2 && from[2] == 1; /* rows are neighbouring floats */
     tile part = *t;
     run runs[RUNS];
@@ -132,8 +135,8 @@ static share walk_share(const walk *s, fnn_part part) {
     const int64_t panels = (s->k + PANEL - 1) / PANEL;
     share mine = {0, s->n, 0, panels, 0, s->y.grid};
     const bool small = s->y.grid * s->x.grid <= 16; /* packing would cost as much as computing: not twice */
-    if (small && panels >= 2 * part.n) fnn_range(panels, 1, part, &mine.p0, &mine.p1);
-    else if (s->n >= part.n) fnn_range(s->n, 1, part, &mine.n0, &mine.n1);
+    if (small && panels >= 2 * part.n && !s->pool) fnn_range(panels, 1, part, &mine.p0, &mine.p1);
+    else if (s->n >= part.n || s->pool) fnn_range(s->n, 1, part, &mine.n0, &mine.n1);
     else if (panels >= part.n) fnn_range(panels, 1, part, &mine.p0, &mine.p1);
     else fnn_range(s->y.grid, 1, part, &mine.i0, &mine.i1);
     return mine;
@@ -162,7 +165,17 @@ static void walk_activation(const walk *s, const share *mine, int64_t n0, int64_
             }
 }
 
-static void run_walk(const walk *s, fnn_part part) {
+/* Pools the images [n0, n1), which are all of out. */
+static void pool_block(const pooling *all, const float *out, int64_t n0, int64_t n1) {
+    const int64_t before = n0 * all->shape.oh * all->shape.ow * all->shape.c;
+    pooling some = *all;
+    some.x = out;
+    some.out += before;
+    if (some.index) some.index = (char *)some.index + before * (some.wide ? (int64_t)sizeof(int32_t) : 1);
+    FN(maxpool_rows)(&some, 0, (n1 - n0) * some.shape.oh);
+}
+
+static void run_walk(walk *s, fnn_part part) {
     const share mine = walk_share(s, part);
     if (mine.n0 == mine.n1 || mine.p0 == mine.p1 || mine.i0 == mine.i1) return;
     float *space = fnn_workspace();
@@ -173,7 +186,12 @@ static void run_walk(const walk *s, fnn_part part) {
     const int64_t positions = (mine.i1 - mine.i0) * s->x.grid * (mine.n1 - mine.n0);
     const bool packed = s->transposed || (s->k > PANEL && positions >= 3 * MR) || y_step * x_step * c_step < s->y.taps * s->x.taps * s->c;
     const int64_t per_image = s->y.size * s->x.size * s->c + s->out_h * s->out_w * s->k;
-    const int64_t images = max64(BLOCK / per_image / MR_NARROW, 1) * MR_NARROW;
+    int64_t images = max64(BLOCK / per_image / MR_NARROW, 1) * MR_NARROW;
+    if (s->pool) {
+        const int64_t outputs = s->out_h * s->out_w * s->k;
+        images = min64(images, max64(BLOCK / outputs, 1));
+        s->out = space + SPACE - images * outputs;
+    }
     bool first = true;
     for (int64_t c = 0; c < s->c; c += c_step)
         for (int64_t y = 0; y < max64(s->y.taps, 1); y += y_step)
@@ -188,6 +206,7 @@ static void run_walk(const walk *s, fnn_part part) {
                     for (int64_t n = mine.n0; n < mine.n1; n += images) {
                         if (fnn_interrupted(part)) return;
                         const int64_t ne = min64(n + images, mine.n1);
+                        if (s->pool) s->first = n;
                         for (int64_t q = p; q < pe; q++) {
                             const int64_t k0 = q * PANEL;
                             const int columns = (int)min64(PANEL, s->k - k0), nv = (columns + VL - 1) / VL;
@@ -198,6 +217,7 @@ static void run_walk(const walk *s, fnn_part part) {
                                       .relu = last && s->relu};
                             run_panel(s, &g, &mine, n, ne, &t, nv);
                         }
+                        if (s->pool) pool_block(s->pool, s->out, n, ne);
                     }
                 }
                 first = false;
@@ -209,7 +229,9 @@ static void run_walk(const walk *s, fnn_part part) {
  * x (N, H, W, C), w (KH, KW, C, K), b (K), out (N, OH, OW, K) */
 KERNEL(conv2d_forward) {
     const fnn_conv2d *f = &a->shape;
-    const walk s = {
+    const pooling pool = {.shape = a->pool, .out = a->pooled, .wide = a->wide, .index = a->index};
+    walk s = {
+        .pool = a->pooled ? &pool : NULL,
         .in = a->x, .w = a->w, .bias = a->b, .out = a->out, .n = f->n, .c = f->c, .k = f->k, .out_h = f->oh,
         .out_w = f->ow, .kernel_w = f->kw, .relu = a->relu,
         .y = {f->oh, 0, 1, f->h, f->sh, f->kh, -f->top, f->dh, 0, 1},
@@ -347,7 +369,7 @@ KERNEL(conv2d_backward_x) {
     }
     for (int64_t py = 0; py < min64(f->sh, f->h); py++)
         for (int64_t px = 0; px < min64(f->sw, f->w); px++) {
-            const walk s = {
+            walk s = {
                 .in = a->dout, .w = a->w, .bias = a->b, .out = a->dx, .n = f->n, .c = f->k, .k = f->c, .out_h = f->h,
                 .out_w = f->w, .kernel_w = f->kw, .transposed = true, .relu = a->relu,
                 .activation = a->activation, .slope = a->slope, .saved = a->saved,

@@ -12,6 +12,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+enum { FNN_WORKSPACE = 1 << 20 }; /* bytes of packing space per thread */
+
 typedef struct fnn_team fnn_team;
 
 typedef struct {
@@ -143,13 +145,31 @@ typedef struct {
     int64_t n, h, w, c, oh, ow, k, kh, kw, sh, sw, top, left, dh, dw;
 } fnn_conv2d;
 
-/* b may be NULL; relu: out = max(out, 0) as well */
+/* Windows of KH x KW pixels over images (N, H, W, C), OH x OW of them; padding above and at the left.
+ * Each has at least one pixel in the image. */
+typedef struct {
+    int64_t n, h, w, c, oh, ow, kh, kw, sh, sw, top, left;
+} fnn_pool2d;
+
+/* b may be NULL; relu: out = max(out, 0) as well; pooled, if not NULL, is instead of out, which is then
+ * used by nobody: the largest of each window of it, and index their places */
 typedef struct {
     fnn_conv2d shape;
     const float *x, *w, *b;
     float *out;
     bool relu;
+    fnn_pool2d pool;
+    bool wide;
+    void *index;
+    float *pooled;
 } fnn_conv2d_forward_args;
+
+/* Whether a thread's workspace has room for all of w, packed, and for the images of one block. */
+static inline bool fnn_conv2d_pools(const fnn_conv2d *f) {
+    const int64_t widest = 32, panels = (f->k + widest - 1) / widest, room = FNN_WORKSPACE / 4;
+    const int64_t image = f->oh * f->ow * f->k, terms = f->kh * f->kw * f->c;
+    return image <= room / 4 && terms <= room / widest && panels * widest * terms <= room / 4;
+}
 
 /* The gradient of x; or, with b (C) added, the transposed convolution of dout.
  * Fused: dx *= activation'(saved), as in dense_backward_x; or dx = max(dx, 0). */
@@ -195,11 +215,6 @@ typedef struct {
     const float *dout, *wx, *wh, *gates, *hs, *cs, *extra;
     float *dz, *dzh, *dh, *dc, *dx;
 } fnn_recurrent_backward_args;
-/* Windows of KH x KW pixels over images (N, H, W, C), OH x OW of them; padding above and at the left.
- * Each has at least one pixel in the image. */
-typedef struct {
-    int64_t n, h, w, c, oh, ow, kh, kw, sh, sw, top, left;
-} fnn_pool2d;
 
 /* out (N, OH, OW, C) = max of each window of x; index: its place r*KW + q, the first of equals, uint8
  * or, where wide, int32; or NULL */
@@ -215,6 +230,7 @@ typedef struct {
     const float *dout;
     bool wide;
     const void *index;
+    const float *mask; /* if not NULL, dout counts only where this (N, OH, OW, C) is above 0 */
     float *dx;
 } fnn_maxpool2d_backward_args;
 
@@ -413,7 +429,7 @@ extern const char *const fnn_op_names[FNN_OP_COUNT];
 
 /* ---- threads -------------------------------------------------------------------------------- */
 
-enum { FNN_MAX_THREADS = 256, FNN_WORKSPACE = 1 << 20 }; /* bytes of packing space per thread */
+enum { FNN_MAX_THREADS = 256 };
 
 typedef void (*fnn_job)(void *context, fnn_team *team, int thread);
 

@@ -3,6 +3,7 @@
  * Vectors run along channels.  The last vector of a pixel overlaps the one before it; with fewer
  * channels than a vector has, it overlaps the next pixel, which is written later, and only at the
  * end of a row it is a part of one. */
+#include "pool.h"
 #include "tile.h"
 
 /* places in a window, in bytes where they fit */
@@ -53,17 +54,6 @@ INLINE vf window_sum(const float *x, ptrdiff_t down, ptrdiff_t right, span rows,
     return sum;
 }
 
-/* What the two kinds of pooling share: index is the maximum's, scale and by_count are the mean's. */
-typedef struct {
-    fnn_pool2d shape;
-    const float *x;
-    float *out;
-    bool wide;
-    void *index;
-    float scale;
-    bool by_count;
-} pooling;
-
 /* The channels of one window; k: its height and width if they are known and all of it is inside, or 0 */
 INLINE void forward_pixel(const bool max, const int k, const pooling *p, const float *x, span rows, span columns, int64_t at, int lanes) {
     const ptrdiff_t right = p->shape.c, down = p->shape.w * right;
@@ -84,11 +74,9 @@ INLINE void forward_pixel(const bool max, const int k, const pooling *p, const f
     }
 }
 
-INLINE void forward(const bool max, const int k, const pooling *p, fnn_part part) {
+INLINE void forward(const bool max, const int k, const pooling *p, int64_t lo, int64_t hi) {
     const fnn_pool2d *s = &p->shape;
     const int64_t c = s->c;
-    int64_t lo, hi;
-    fnn_range(s->n * s->oh, 1, part, &lo, &hi);
     for (int64_t row = lo; row < hi; row++) {
         const span rows = inside(row % s->oh, s->sh, s->top, s->kh, s->h);
         const float *x = p->x + (row / s->oh * s->h + rows.first) * s->w * c;
@@ -106,15 +94,15 @@ INLINE void forward(const bool max, const int k, const pooling *p, fnn_part part
     }
 }
 
-static void forward_max(const pooling *p, fnn_part part) {
-    if (p->shape.kh == 2 && p->shape.kw == 2) forward(true, 2, p, part);
-    else if (p->shape.kh == 3 && p->shape.kw == 3) forward(true, 3, p, part);
-    else forward(true, 0, p, part);
+void FN(maxpool_rows)(const pooling *p, int64_t lo, int64_t hi) {
+    if (p->shape.kh == 2 && p->shape.kw == 2) forward(true, 2, p, lo, hi);
+    else if (p->shape.kh == 3 && p->shape.kw == 3) forward(true, 3, p, lo, hi);
+    else forward(true, 0, p, lo, hi);
 }
 
-static void forward_mean(const pooling *p, fnn_part part) {
-    if (p->shape.kh == 2 && p->shape.kw == 2) forward(false, 2, p, part);
-    else forward(false, 0, p, part);
+static void mean_rows(const pooling *p, int64_t lo, int64_t hi) {
+    if (p->shape.kh == 2 && p->shape.kw == 2) forward(false, 2, p, lo, hi);
+    else forward(false, 0, p, lo, hi);
 }
 
 /* ---- backward ------------------------------------------------------------------------------- */
@@ -123,7 +111,8 @@ static void forward_mean(const pooling *p, fnn_part part) {
 typedef struct { vf dout; vi index; } given;
 
 INLINE given load_given(const bool max, const pooling *p, int64_t at, float scale, int lanes) {
-    const vf dout = load_part(p->x + at, lanes);
+    vf dout = load_part(p->x + at, lanes);
+    if (max && p->mask) dout = v_select(load_part(p->mask + at, lanes) > (vf){0}, dout, (vf){0});
     if (max) return (given){dout, load_index(p->index, p->wide, at, lanes)};
     return (given){scale * dout, {0}};
 }
@@ -220,25 +209,29 @@ INLINE void backward(const bool max, const pooling *p, fnn_part part) {
 }
 
 KERNEL(maxpool2d_forward) {
-    const pooling p = {a->shape, a->x, a->out, a->wide, a->index, 0, false};
-    forward_max(&p, part);
+    const pooling p = {.shape = a->shape, .x = a->x, .out = a->out, .wide = a->wide, .index = a->index};
+    int64_t lo, hi;
+    fnn_range(a->shape.n * a->shape.oh, 1, part, &lo, &hi);
+    FN(maxpool_rows)(&p, lo, hi);
     return FNN_OK;
 }
 
 KERNEL(maxpool2d_backward) {
-    const pooling p = {a->shape, a->dout, a->dx, a->wide, (void *)a->index, 0, false};
+    const pooling p = {.shape = a->shape, .x = a->dout, .out = a->dx, .wide = a->wide, .index = (void *)a->index, .mask = a->mask};
     backward(true, &p, part);
     return FNN_OK;
 }
 
 KERNEL(avgpool2d_forward) {
-    const pooling p = {a->shape, a->x, a->out, false, NULL, a->scale, a->by_count};
-    forward_mean(&p, part);
+    const pooling p = {.shape = a->shape, .x = a->x, .out = a->out, .scale = a->scale, .by_count = a->by_count};
+    int64_t lo, hi;
+    fnn_range(a->shape.n * a->shape.oh, 1, part, &lo, &hi);
+    mean_rows(&p, lo, hi);
     return FNN_OK;
 }
 
 KERNEL(avgpool2d_backward) {
-    const pooling p = {a->shape, a->dout, a->dx, false, NULL, a->scale, a->by_count};
+    const pooling p = {.shape = a->shape, .x = a->dout, .out = a->dx, .scale = a->scale, .by_count = a->by_count};
     backward(false, &p, part);
     return FNN_OK;
 }

@@ -91,7 +91,7 @@ static void check_pooling(fnn_pool2d f, int threads) {
     void *index = malloc((size_t)nout * (f.kh * f.kw > 256 ? 4 : 1));
     const bool wide = f.kh * f.kw > 256;
     fnn_maxpool2d_forward_args max = {f, x, wide, index, out};
-    fnn_maxpool2d_backward_args for_max = {f, dout, wide, index, dx};
+    fnn_maxpool2d_backward_args for_max = {f, dout, wide, index, NULL, dx};
     fnn_avgpool2d_forward_args mean = {f, x, 1, true, out};
     fnn_avgpool2d_backward_args for_mean = {f, dout, 1, true, dx};
     fnn_set_threads(threads);
@@ -103,6 +103,23 @@ static void check_pooling(fnn_pool2d f, int threads) {
     fnn_run_op(FNN_OP_avgpool2d_backward, &for_mean, 1e9, NULL);
     expect(dot(x, dx, nx), dot(out, dout, nout));
     free(x), free(dx), free(out), free(dout), free(index);
+}
+
+/* A convolution of 1 x 1 that is pooled at once gives what the two do one after the other. */
+static void check_pooled_convolution(fnn_pool2d f, int64_t channels, int threads) {
+    const fnn_conv2d shape = {f.n, f.h, f.w, channels, f.h, f.w, f.c, 1, 1, 1, 1, 0, 0, 1, 1};
+    const int64_t nx = f.n * f.h * f.w * channels, ny = f.n * f.h * f.w * f.c, nout = f.n * f.oh * f.ow * f.c;
+    float *x = numbers(nx), *w = numbers(channels * f.c), *y = numbers(ny), *apart = numbers(nout), *out = numbers(nout);
+    uint8_t *places = malloc((size_t)nout), *index = malloc((size_t)nout);
+    fnn_conv2d_forward_args forward = {.shape = shape, .x = x, .w = w, .out = y, .relu = true};
+    fnn_maxpool2d_forward_args pool = {f, y, false, places, apart};
+    fnn_set_threads(threads);
+    fnn_run_op(FNN_OP_conv2d_forward, &forward, 1e9, NULL);
+    fnn_run_op(FNN_OP_maxpool2d_forward, &pool, 1e9, NULL);
+    forward.pool = f, forward.index = index, forward.pooled = out;
+    fnn_run_op(FNN_OP_conv2d_forward, &forward, 1e9, NULL);
+    failures += memcmp(out, apart, sizeof(float) * (size_t)nout) != 0 || memcmp(index, places, (size_t)nout) != 0;
+    free(x), free(w), free(y), free(apart), free(out), free(places), free(index);
 }
 
 /* Normalised rows, and the gradient of what they came from, add up to 0. */
@@ -218,6 +235,7 @@ int main(void) {
             check_pooling((fnn_pool2d){1, 6, 5, sizes[c], 3, 5, 3, 3, 2, 1, 1, 1}, threads);
             check_pooling((fnn_pool2d){3, 7, 4, sizes[c], 2, 1, 2, 3, 4, 4, 0, 1}, threads);
             check_pooling((fnn_pool2d){1, 18, 17, sizes[c], 1, 1, 18, 17, 1, 1, 0, 0}, threads);
+            check_pooled_convolution((fnn_pool2d){19, 5, 7, sizes[c], 2, 3, 2, 2, 2, 2, 0, 0}, 3, threads);
             check_batchnorm(3, sizes[c], threads);
             check_batchnorm(600, sizes[c], threads);
             check_embedding(50, 13, sizes[c], threads);

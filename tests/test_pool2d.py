@@ -1,4 +1,6 @@
-"""Pooling and upsampling layers: known values, edges of images, special values, large windows."""
+"""Pooling and upsampling: known values, edges, special values, large windows, fused plans."""
+
+import copy
 
 import numpy as np
 import pytest
@@ -102,3 +104,45 @@ def test_options_are_shown_as_they_were_given():
     assert repr(fnn.MaxPool2D(2)) == "MaxPool2D(2)"
     assert repr(fnn.AvgPool2D((2, 3), 1, "same")) == "AvgPool2D((2, 3), stride=1, padding='same')"
     assert repr(fnn.UpSample2D(3)) == "UpSample2D(size=3)"
+
+
+POOLED = {
+    "apart": [fnn.Conv2D(5, 3), fnn.ReLU(), fnn.MaxPool2D(2)],
+    "overlapping": [fnn.Conv2D(9, 3, padding="same"), fnn.ReLU(), fnn.MaxPool2D(3, 2, 1)],
+    "without activation": [fnn.Conv2D(17, 2, stride=2), fnn.MaxPool2D(2)],
+    "many places": [fnn.Conv2D(3, 1), fnn.ReLU(), fnn.MaxPool2D(17, 2)],
+    "other activation": [fnn.Conv2D(5, 3), fnn.Tanh(), fnn.MaxPool2D(2)],
+    "normalized": [fnn.Conv2D(5, 3), fnn.BatchNorm(), fnn.ReLU(), fnn.MaxPool2D(2)],
+}
+
+
+@pytest.mark.parametrize("name", POOLED)
+def test_fused_pooling_gives_the_same_bits(name, compiled):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(90, 22, 20, 2)).astype(np.float32), rng.integers(0, 4, 90)
+
+    def train(threads, fuse):
+        layers = [*copy.deepcopy(POOLED[name]), fnn.Flatten(), fnn.Dense(4)]
+        model = fnn.Sequential(layers, x.shape[1:], seed=0)
+        fnn.set_num_threads(threads)
+        model.fit(x, y, optimizer="adam", batch_size=40, epochs=2, verbose=0, fuse=fuse)
+        return model
+
+    plain = train(1, False)
+    for threads in (1, 3):
+        model = train(threads, True)
+        np.testing.assert_array_equal(model.theta, plain.theta)
+        np.testing.assert_array_equal(model.predict(x), plain.predict(x))
+    plan = str(model.plan)
+    relu = any(isinstance(layer, fnn.ReLU) for layer in POOLED[name])
+    assert ("maxpool2d_backward + relu_backward" in plan) == relu
+    in_one_pass = "+ maxpool2d_forward" in plan
+    assert in_one_pass == (name not in ("other activation", "normalized"))
+
+
+def test_what_is_pooled_away_is_still_found_to_be_wrong(compiled):
+    x = np.full((40, 8, 8, 1), 1e30, np.float32)
+    layers = [fnn.Conv2D(2, 3, kernel_initializer=fnn.Constant(1e30)), fnn.MaxPool2D(2)]
+    model = fnn.Sequential([*layers, fnn.Flatten(), fnn.Dense(2)], x.shape[1:])
+    with pytest.raises(fnn.DivergenceError, match=r"layer 0 \(Conv2D\) is the first whose output"):
+        model.fit(x, np.zeros(40, int), batch_size=20, verbose=0)

@@ -76,7 +76,7 @@ cdef forward(fnn_conv2d f, const float[:, :, :, ::1] x, const float[:, :, :, ::1
     args.shape = f
     args.x, args.w, args.out = &x[0, 0, 0, 0], &w[0, 0, 0, 0], &out[0, 0, 0, 0]
     args.b = NULL if b is None else &b[0]
-    args.relu = False
+    args.relu, args.pooled = False, NULL
     submit(
         FNN_OP_conv2d_forward, &args, sizeof(args), flops(&f),
         (x.base, w.base, None if b is None else b.base), (out.base,),

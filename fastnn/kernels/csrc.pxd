@@ -114,6 +114,9 @@ cdef extern from "fastnn.h" nogil:
     ctypedef struct fnn_conv2d:
         int64_t n, h, w, c, oh, ow, k, kh, kw, sh, sw, top, left, dh, dw
 
+    ctypedef struct fnn_pool2d:
+        int64_t n, h, w, c, oh, ow, kh, kw, sh, sw, top, left
+
     ctypedef struct fnn_conv2d_forward_args:
         fnn_conv2d shape
         const float *x
@@ -121,6 +124,12 @@ cdef extern from "fastnn.h" nogil:
         const float *b
         float *out
         cbool relu
+        fnn_pool2d pool
+        cbool wide
+        void *index
+        float *pooled
+
+    cbool fnn_conv2d_pools(const fnn_conv2d *f)
 
     ctypedef struct fnn_conv2d_backward_x_args:
         fnn_conv2d shape
@@ -208,9 +217,6 @@ cdef extern from "fastnn.h" nogil:
         const float *y
         float *out
         int64_t n
-    ctypedef struct fnn_pool2d:
-        int64_t n, h, w, c, oh, ow, kh, kw, sh, sw, top, left
-
     ctypedef struct fnn_maxpool2d_forward_args:
         fnn_pool2d shape
         const float *x
@@ -223,6 +229,7 @@ cdef extern from "fastnn.h" nogil:
         const float *dout
         cbool wide
         const void *index
+        const float *mask
         float *dx
 
     ctypedef struct fnn_avgpool2d_forward_args:

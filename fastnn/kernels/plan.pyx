@@ -22,6 +22,8 @@ cnp.import_array()
 
 # floats between two parameters of a flat vector are fewer than this
 cdef int64_t PADDING = 16
+# convolutions of fewer images are shared by rows and channels, too, and pooled apart
+cdef int64_t POOLED_IMAGES = 16
 
 cdef extern from "Python.h":
     int check_signals "PyErr_CheckSignals" () noexcept
@@ -345,11 +347,13 @@ cdef class Plan:
     def fuse(self):
         """Merges neighbours into one pass over memory; results stay equal within rounding.
 
-        dense + activation, convolution + ReLU, the gradient of either's input + that of the
-        activation before it, and plain SGD applied by the product that computes a weight's gradient.
+        dense + activation, convolution + ReLU + max pooling, the gradient of a dense, convolutional
+        or max pooling layer's input + that of the activation before it, and plain SGD applied by the
+        product that computes a weight's gradient.
         """
         self.fuse_forward()
         self.fuse_backward()
+        self.fuse_pooling()
         self.fuse_sgd()
         self.place_barriers()
         return self
@@ -422,6 +426,63 @@ cdef class Plan:
                 host.activation[0], host.slope[0] = f.activation, f.slope
                 host.saved[0], host.dx[0] = f.saved, f.out
                 self.merge(i, j)
+
+    cdef bint is_read(self, list operands, int start):
+        """Does an op from `start` on read this, before another writes there?"""
+        for op in self.ops[start:]:
+            if any_overlap(op.reads, operands):
+                return True
+            if any_overlap(op.writes, operands):
+                return False
+        return False
+
+    cdef fuse_pooling(self):
+        """Max pooling keeps what is above 0 of a ReLU, and of a convolution no more than it needs."""
+        cdef fnn_maxpool2d_forward_args *pool
+        cdef fnn_maxpool2d_backward_args *back
+        cdef fnn_conv2d_forward_args *conv
+        cdef activation_args f
+        cdef int i, j
+        for i in range(self.plan.n):
+            if self.plan.ops[i].op != FNN_OP_maxpool2d_forward:
+                continue
+            pool = <fnn_maxpool2d_forward_args *>self.plan.ops[i].args
+            for j in range(i + 1, self.plan.n - 1):
+                if self.plan.ops[j].op != FNN_OP_maxpool2d_backward:
+                    continue
+                back = <fnn_maxpool2d_backward_args *>self.plan.ops[j].args
+                f = backward_activation(&self.plan.ops[j + 1])
+                if (
+                    back.index == pool.index
+                    and f.activation == FNN_RELU
+                    and f.x == back.dx
+                    and f.saved == pool.x
+                    and not any_overlap(self.ops[j + 1].writes, self.ops[j].reads)
+                ):
+                    # the largest is above 0 where the one that it was taken from is
+                    back.mask, back.dx = pool.out, f.out
+                    op, relu = self.ops[j], self.ops[j + 1]
+                    op.name += " + relu_backward"
+                    op.reads.append(self.ops[i].writes[-1])
+                    op.writes = relu.writes
+                    self.remove(j + 1)
+                    break
+        i = 0
+        while i + 1 < self.plan.n:
+            if self.plan.ops[i].op == FNN_OP_conv2d_forward and self.plan.ops[i + 1].op == FNN_OP_maxpool2d_forward:
+                conv = <fnn_conv2d_forward_args *>self.plan.ops[i].args
+                pool = <fnn_maxpool2d_forward_args *>self.plan.ops[i + 1].args
+                if (
+                    pool.x == conv.out
+                    and conv.shape.n >= POOLED_IMAGES
+                    and fnn_conv2d_pools(&conv.shape)
+                    and not self.is_read(self.ops[i].writes, i + 2)
+                ):
+                    conv.pool, conv.wide, conv.index, conv.pooled = pool.shape, pool.wide, pool.index, pool.out
+                    writes = self.ops[i + 1].writes
+                    self.merge(i, i + 1)
+                    self.ops[i].writes = writes
+            i += 1
 
     cdef fuse_sgd(self):
         """Where plain SGD follows, every weight gradient goes straight into its weight."""

@@ -78,7 +78,7 @@ def maxpool2d_backward(
     args.shape = windows("maxpool2d_backward", dx, dout, size, stride, pad)
     args.wide = args.shape.kh * args.shape.kw > 256
     args.index = address("maxpool2d_backward", index, dout, args.wide, False)
-    args.dout, args.dx = &dout[0, 0, 0, 0], &dx[0, 0, 0, 0]
+    args.dout, args.mask, args.dx = &dout[0, 0, 0, 0], NULL, &dx[0, 0, 0, 0]
     submit(
         FNN_OP_maxpool2d_backward, &args, sizeof(args), work(&args.shape), (dout.base, index), (dx.base,)
     )
