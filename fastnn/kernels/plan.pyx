@@ -477,6 +477,8 @@ cdef class Plan:
                     and conv.shape.n >= POOLED_IMAGES
                     and fnn_conv2d_pools(&conv.shape)
                     and not self.is_read(self.ops[i].writes, i + 2)
+                    # a thread may pool its share while another still reads
+                    and not any_overlap(self.ops[i + 1].writes, self.ops[i].reads)
                 ):
                     conv.pool, conv.wide, conv.index, conv.pooled = pool.shape, pool.wide, pool.index, pool.out
                     writes = self.ops[i + 1].writes
