@@ -46,7 +46,8 @@ LAYERS = [  # each public layer, with options that are not the defaults
     (fnn.Reshape((4, -1)), IMAGE),
     (fnn.Dropout(0.25), ROW),
     (fnn.RNN(3, True, bidirectional=True, recurrent_initializer="orthogonal"), SEQUENCE),
-    (fnn.LSTM(3, use_bias=False, bptt_steps=2), SEQUENCE),
+    (fnn.LSTM(3, use_bias=False, bptt_steps=2, stateful=True), SEQUENCE),
+    (fnn.Embedding(9, 3, kernel_initializer="he_normal"), (5,)),
     (fnn.GRU(3, kernel_initializer=fnn.RandomUniform(-0.1, 0.2)), SEQUENCE),
     (fnn.ReLU(), ROW),
     (fnn.LeakyReLU(0.3), ROW),
@@ -93,6 +94,8 @@ def assert_same(loaded, model):
     assert repr(loaded) == repr(model) and loaded.dtype == model.dtype
     assert bits(loaded) == bits(model)
     x = np.random.default_rng(0).random((3, *model.input_shape))
+    if isinstance(model.layers[0], fnn.Embedding):
+        x = (9 * x).astype(int)
     assert loaded.predict(x).tobytes() == model.predict(x).tobytes()
 
 
