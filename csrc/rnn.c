@@ -117,7 +117,7 @@ KERNEL(recurrent_forward) {
             memcpy(x + n * a->i, a->x + ((n0 + n) * a->t + t) * a->i, (size_t)a->i * sizeof(float));
         float *z = a->gates ? a->gates + (s * a->n + n0) * width : a->hs + next;
         multiply(&wx, space, room, x, a->i, rows, z, width, STORE, a->b);
-        multiply(&wh, space, room, a->hs + at, h, rows, z, width, ADD, NULL);
+        if (s > 0 || a->h0) multiply(&wh, space, room, a->hs + at, h, rows, z, width, ADD, NULL); /* else h is 0 */
         if (gru) multiply(&whn, space, room, a->hs + at, h, rows, a->extra + at, h, STORE, a->bh);
         if (a->cell == FNN_RNN_TANH || a->cell == FNN_RNN_RELU)
             FN(activate)(a->cell == FNN_RNN_TANH ? FNN_TANH : FNN_RELU, 0, z, z, rows * h);
