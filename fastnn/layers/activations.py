@@ -4,6 +4,7 @@ Leaves ``Linear``, which computes nothing, to ``shape``.
 """
 
 from types import ModuleType, SimpleNamespace
+from typing import ClassVar
 
 from fastnn.checks import Array, check_real
 from fastnn.layers.base import Layer
@@ -12,21 +13,26 @@ from fastnn.layers.shape import Linear
 __all__ = ["ACTIVATIONS", "GELU", "LeakyGELU", "LeakyReLU", "ReLU", "Sigmoid", "Softmax", "Tanh"]
 
 
-class ReLU(Layer):
-    """Rectifier ``max(x, 0)``, of any shape.
-
-    Examples
-    --------
-    >>> import fastnn as fnn
-    >>> fnn.Sequential([fnn.ReLU()]).predict([[-2.0, 0.0, 3.0]])
-    array([[0., 0., 3.]], dtype=float32)
-    """
+class Activation(Layer):
+    """A function of the elements, or of rows; a subclass names its kernels."""
 
     records = True
-    inplace = True
+    forward_kernel: ClassVar[str]
+    backward_kernel: ClassVar[str]
+    rows = False
+    """Whether the kernels take the last axis apart from the others."""
+    by_output = True
+    """Whether the backward kernel takes the output, else the input."""
+
+    def options(self) -> tuple[float, ...]:
+        """Return the plain numbers that both kernels take."""
+        return ()
+
+    def _flat(self, x: Array) -> Array:
+        return x.reshape(-1, x.shape[-1]) if self.rows else x.reshape(-1)
 
     def forward(self, k: ModuleType, x: Array, out: Array, saved: SimpleNamespace) -> None:
-        k.relu_forward(x.reshape(-1), out.reshape(-1))
+        getattr(k, self.forward_kernel)(self._flat(x), *self.options(), self._flat(out))
 
     def backward(
         self,
@@ -38,10 +44,26 @@ class ReLU(Layer):
         saved: SimpleNamespace,
     ) -> None:
         if dx is not None:
-            k.relu_backward(dout.reshape(-1), out.reshape(-1), dx.reshape(-1))
+            read = self._flat(out if self.by_output else x)
+            kernel = getattr(k, self.backward_kernel)
+            kernel(self._flat(dout), read, *self.options(), self._flat(dx))
 
 
-class LeakyReLU(Layer):
+class ReLU(Activation):
+    """Rectifier ``max(x, 0)``, of any shape.
+
+    Examples
+    --------
+    >>> import fastnn as fnn
+    >>> fnn.Sequential([fnn.ReLU()]).predict([[-2.0, 0.0, 3.0]])
+    array([[0., 0., 3.]], dtype=float32)
+    """
+
+    forward_kernel, backward_kernel = "relu_forward", "relu_backward"
+    inplace = True
+
+
+class LeakyReLU(Activation):
     """Leaky rectifier: ``x`` where it is positive, else ``slope * x`` (Maas et al. 2013).
 
     Parameters
@@ -61,29 +83,17 @@ class LeakyReLU(Layer):
     array([[-1.,  0.,  3.]], dtype=float32)
     """
 
-    records = True
+    forward_kernel, backward_kernel = "leaky_relu_forward", "leaky_relu_backward"
     inplace = True
 
     def __init__(self, slope: float = 0.01) -> None:
         self.slope = check_real("slope", slope, 0)
 
-    def forward(self, k: ModuleType, x: Array, out: Array, saved: SimpleNamespace) -> None:
-        k.leaky_relu_forward(x.reshape(-1), self.slope, out.reshape(-1))
-
-    def backward(
-        self,
-        k: ModuleType,
-        dout: Array,
-        x: Array,
-        out: Array,
-        dx: Array | None,
-        saved: SimpleNamespace,
-    ) -> None:
-        if dx is not None:
-            k.leaky_relu_backward(dout.reshape(-1), out.reshape(-1), self.slope, dx.reshape(-1))
+    def options(self) -> tuple[float, ...]:
+        return (self.slope,)
 
 
-class Sigmoid(Layer):
+class Sigmoid(Activation):
     """Logistic function ``1 / (1 + exp(-x))``, of any shape.
 
     As a model's last layer it is not computed under ``BinaryCrossEntropy``, which includes it.
@@ -95,26 +105,11 @@ class Sigmoid(Layer):
     array([[0.119, 0.5  , 0.881]], dtype=float32)
     """
 
-    records = True
+    forward_kernel, backward_kernel = "sigmoid_forward", "sigmoid_backward"
     inplace = True
 
-    def forward(self, k: ModuleType, x: Array, out: Array, saved: SimpleNamespace) -> None:
-        k.sigmoid_forward(x.reshape(-1), out.reshape(-1))
 
-    def backward(
-        self,
-        k: ModuleType,
-        dout: Array,
-        x: Array,
-        out: Array,
-        dx: Array | None,
-        saved: SimpleNamespace,
-    ) -> None:
-        if dx is not None:
-            k.sigmoid_backward(dout.reshape(-1), out.reshape(-1), dx.reshape(-1))
-
-
-class Tanh(Layer):
+class Tanh(Activation):
     """Hyperbolic tangent, of any shape.
 
     Examples
@@ -124,26 +119,11 @@ class Tanh(Layer):
     array([[-0.964,  0.   ,  0.964]], dtype=float32)
     """
 
-    records = True
+    forward_kernel, backward_kernel = "tanh_forward", "tanh_backward"
     inplace = True
 
-    def forward(self, k: ModuleType, x: Array, out: Array, saved: SimpleNamespace) -> None:
-        k.tanh_forward(x.reshape(-1), out.reshape(-1))
 
-    def backward(
-        self,
-        k: ModuleType,
-        dout: Array,
-        x: Array,
-        out: Array,
-        dx: Array | None,
-        saved: SimpleNamespace,
-    ) -> None:
-        if dx is not None:
-            k.tanh_backward(dout.reshape(-1), out.reshape(-1), dx.reshape(-1))
-
-
-class GELU(Layer):
+class GELU(Activation):
     """Gaussian error linear unit: ``x`` times the normal distribution function of ``x``.
 
     Parameters
@@ -163,9 +143,9 @@ class GELU(Layer):
     array([[-0.046,  0.   ,  1.954]], dtype=float32)
     """
 
-    records = True
+    forward_kernel, backward_kernel = "gelu_forward", "gelu_backward"
     elementwise = True
-    reads_output = False
+    by_output = reads_output = False
     slope = 0.0
 
     def __init__(self, approximate: bool = False) -> None:
@@ -173,22 +153,8 @@ class GELU(Layer):
             raise TypeError(f"approximate: got {approximate!r}, expected True or False")
         self.approximate = approximate
 
-    def forward(self, k: ModuleType, x: Array, out: Array, saved: SimpleNamespace) -> None:
-        k.gelu_forward(x.reshape(-1), self.approximate, self.slope, out.reshape(-1))
-
-    def backward(
-        self,
-        k: ModuleType,
-        dout: Array,
-        x: Array,
-        out: Array,
-        dx: Array | None,
-        saved: SimpleNamespace,
-    ) -> None:
-        if dx is not None:
-            k.gelu_backward(
-                dout.reshape(-1), x.reshape(-1), self.approximate, self.slope, dx.reshape(-1)
-            )
+    def options(self) -> tuple[float, ...]:
+        return (self.approximate, self.slope)
 
 
 class LeakyGELU(GELU):
@@ -220,7 +186,7 @@ class LeakyGELU(GELU):
         self.slope = check_real("slope", slope, 0)
 
 
-class Softmax(Layer):
+class Softmax(Activation):
     """Softmax over the last axis: ``exp(x) / sum(exp(x))``, positive numbers that sum to 1.
 
     As a model's last layer it is not computed under ``CrossEntropy``, which includes it.
@@ -232,24 +198,8 @@ class Softmax(Layer):
     array([[0.09 , 0.245, 0.665]], dtype=float32)
     """
 
-    records = True
-
-    def forward(self, k: ModuleType, x: Array, out: Array, saved: SimpleNamespace) -> None:
-        classes = x.shape[-1]
-        k.softmax_forward(x.reshape(-1, classes), out.reshape(-1, classes))
-
-    def backward(
-        self,
-        k: ModuleType,
-        dout: Array,
-        x: Array,
-        out: Array,
-        dx: Array | None,
-        saved: SimpleNamespace,
-    ) -> None:
-        if dx is not None:
-            c = x.shape[-1]
-            k.softmax_backward(dout.reshape(-1, c), out.reshape(-1, c), dx.reshape(-1, c))
+    forward_kernel, backward_kernel = "softmax_forward", "softmax_backward"
+    rows = True
 
 
 ACTIVATIONS: dict[str, type[Layer]] = {
