@@ -4,6 +4,9 @@ The networks start with all biases 1, as report C's, but with Xavier's weights. 
 the wider ones on all splits, too.
 """
 
+from collections.abc import Iterator
+from itertools import product
+
 from report_c import SPLITS, Trained, splits
 from reports import Report, panels, percent
 
@@ -31,9 +34,10 @@ def main() -> None:
     networks = [(split, (128, 64)) for split in ([first] if report.quick else SPLITS)]
     networks += [(split, (256, 256)) for split in (SPLITS if report.full else [first])]
 
-    rows, runs = [], {}
-    for split, hidden in networks:
-        for name, activation in ACTIVATIONS.items():
+    runs: dict[tuple[str, str, tuple[int, int]], Trained] = {}
+
+    def rows() -> Iterator[dict[str, object]]:
+        for (split, hidden), (name, activation) in product(networks, ACTIVATIONS.items()):
             run = Trained(
                 data[split],
                 report.seed,
@@ -44,22 +48,21 @@ def main() -> None:
                 weights=fnn.GlorotNormal(),
             )
             runs[name, split, hidden] = run
-            rows.append(
-                {
-                    "hidden": "-".join(map(str, hidden)),
-                    "activation": name,
-                    "split": split,
-                    "report": SAID.get((name, split), "—") if hidden == (128, 64) else "—",
-                    "here": f"{run.history['val_loss'][-1]:.2f} / {percent(run.test)}",
-                    "s": run.seconds,
-                }
-            )
+            yield {
+                "hidden": "-".join(map(str, hidden)),
+                "activation": name,
+                "split": split,
+                "report": SAID.get((name, split), "—") if hidden == (128, 64) else "—",
+                "here": f"{run.history['val_loss'][-1]:.2f} / {percent(run.test)}",
+                "s": run.seconds,
+            }
+
     report.say(
         f"Batch {BATCH}, rate 0.01, {epochs} epochs, biases 1, Xavier's weights. Test loss / "
         "accuracy in %. The report does not say its first weights. Its results are those of a "
         "network that has learned too little; with weights that suit the widths it learns more."
     )
-    report.table("accuracy", rows)
+    report.table("accuracy", rows())
 
     figure, cells = panels(1, 2, width=4.5, height=3.5)
     histories = {name: runs[name, first, (128, 64)].history for name in ACTIVATIONS}
