@@ -6,7 +6,7 @@ SOURCES := pyproject.toml setup.py $(wildcard csrc/* fastnn/kernels/*.p*)
 # FORM= follows the reports' recipes as they are written, FORM=--full adds more
 FORM ?= --quick
 
-.PHONY: demo reports test test-files lint docs bench build clean
+.PHONY: demo reports test test-release lint docs bench build clean
 
 demo: .venv/demo
 	$(PY) examples/demo.py
@@ -20,10 +20,14 @@ test: .venv/test
 	FASTNN_ISA=scalar $(PY) -m pytest tests/test_plan.py tests/test_trainer.py tests/test_model.py \
 		-k "not reference"
 
-# what a release is tested with: some hours
-test-files: .venv/test
-	FASTNN_FUZZ=1000000 FASTNN_KILLS=1000 FASTNN_RESUMES=200 $(PY) -m pytest \
-		tests/test_files.py tests/test_checkpoint.py tests/test_datasets.py
+# what a release is tested with, on every instruction set that the CPU has: many hours
+test-release: .venv/test
+	for isa in $$($(PY) -c "from fastnn import kernels; print(*kernels.available_isas())"); do \
+		FASTNN_ISA=$$isa FASTNN_EXAMPLES=2000 FASTNN_GRADIENTS=20 FASTNN_INTERRUPTS=500 \
+		FASTNN_FORKS=300 FASTNN_HUGE=1 FASTNN_VALGRIND=1 FASTNN_FUZZ=1000000 FASTNN_KILLS=1000 \
+		FASTNN_RESUMES=200 $(PY) -m pytest || exit 1; \
+	done
+	$(PY) -m bench.interrupts --tries 500
 
 lint: .venv/test
 	$(PY) -m ruff check .

@@ -1,14 +1,18 @@
 """Owns the proof that kernels are right: reference against mathematics, compiled against reference.
 
 Leaves the vector functions' last digits to ``test_vecmath`` and the table of kernels to ``cases``.
+FASTNN_EXAMPLES sets the number of shapes drawn for each kernel, FASTNN_GRADIENTS that of gradients
+checked; with FASTNN_HUGE, a product over more than 2**31 elements is computed, too.
 """
 
 import ctypes
 import inspect
+import mmap
 import os
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -22,6 +26,7 @@ from fastnn import kernels, reference
 from fastnn.reference._philox import philox4x32
 
 EXAMPLES = int(os.environ.get("FASTNN_EXAMPLES", "100"))
+GRADIENTS = int(os.environ.get("FASTNN_GRADIENTS", "4"))
 ROOT = Path(__file__).parent.parent
 COMPILER = shlex.split(os.environ.get("CC", "cc"))
 WIDE = ["wide"] if "avx512" not in kernels.available_isas() and shutil.which(COMPILER[0]) else []
@@ -216,7 +221,7 @@ def gradient_error(case: Case, sizes: Sizes, seed: int) -> dict[str, float]:
 
 
 @every_gradient
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(GRADIENTS))
 def test_gradients_match_central_differences(case, seed):
     sizes = {letter: 2 + (seed + 3 * i) % 7 for i, letter in enumerate(case.sizes[0])}
     for name, error in gradient_error(case, sizes, seed).items():
@@ -460,6 +465,21 @@ def test_a_huge_gradient_is_clipped(isa):
     kernels.chunk_sums(grad, 0, 1, squares)
     kernels.clip_gradient(squares, 1.0, grad)
     np.testing.assert_allclose(np.linalg.norm(grad), 1, rtol=1e-5)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reserves memory as Linux does")
+def test_more_than_2_to_the_31_elements():
+    """In memory that is reserved, but mostly never written."""
+    n, noreserve = 2**31 + 9, 0x4000
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | noreserve
+    a, b = (np.frombuffer(mmap.mmap(-1, 4 * n, flags), np.float32) for _ in range(2))
+    a[-1], b[-1], out = 5, 3, np.zeros((1, 1), np.float32)
+    clock, row = np.zeros(3, np.int64), np.array([n - 1])
+    kernels.gather_rows(a.reshape(n, 1), row, 1.0, clock, out)
+    assert out[0, 0] == 5
+    if os.environ.get("FASTNN_HUGE"):
+        kernels.gemm_nn(a.reshape(1, n), b.reshape(n, 1), out)
+        assert out[0, 0] == 15
 
 
 # ---- dropout's randomness ---------------------------------------------------------------------

@@ -1,5 +1,9 @@
-"""The C core under the address, undefined-behaviour and thread sanitizers: 0 reports."""
+"""The C core under the address, undefined-behaviour and thread sanitizers: 0 reports.
 
+With FASTNN_VALGRIND, under valgrind, too.
+"""
+
+import os
 import platform
 import shutil
 import subprocess
@@ -30,17 +34,25 @@ def has(flag: str) -> bool:
 def test_no_reports(sanitizer, isa, flags, tmp_path):
     if isa == "avx2" and not has("avx2"):
         pytest.skip("this CPU has no AVX2")
-    binary = tmp_path / "harness"
+    flags = [*flags, f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all"]
+    build_and_run(isa, flags, tmp_path / "harness", [])
+
+
+@pytest.mark.skipif("FASTNN_VALGRIND" not in os.environ, reason="FASTNN_VALGRIND is not set")
+def test_valgrind(tmp_path):
+    build_and_run("scalar", [], tmp_path / "harness", ["valgrind", "-q", "--error-exitcode=1"])
+
+
+def build_and_run(isa, flags, binary, command):
     build = [
         *(COMPILER, "-std=gnu11", "-O1", "-g", "-pthread", "-ffp-contract=off", *flags),
-        *(f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", f"-DFNN_ISA={isa}"),
-        *("-I", str(ROOT / "csrc"), *map(str, SOURCES), str(ROOT / "tests" / "harness.c")),
-        *("-lm", "-o", str(binary)),
+        *(f"-DFNN_ISA={isa}", "-I", str(ROOT / "csrc"), *map(str, SOURCES)),
+        *(str(ROOT / "tests" / "harness.c"), "-lm", "-o", str(binary)),
     ]
     result = subprocess.run(build, capture_output=True, text=True, check=False)
     if "cannot find" in result.stderr and "san" in result.stderr:
         pytest.skip("the compiler came without its sanitizers")
     assert result.returncode == 0, result.stderr
-    result = subprocess.run([binary], capture_output=True, text=True, check=False, timeout=300)
+    result = subprocess.run([*command, binary], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "0 failures" in result.stdout

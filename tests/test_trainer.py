@@ -1,6 +1,7 @@
 """Training: plans against eager steps and the reference, bits, batches, Ctrl-C, divergence.
 
-FASTNN_INTERRUPTS sets how often each kind of run is interrupted.
+FASTNN_INTERRUPTS sets how often each kind of run is interrupted, FASTNN_FORKS how often a process
+forks.
 """
 
 import copy
@@ -21,6 +22,7 @@ from fastnn.memory import Workspace
 from fastnn.trainer import Data, Trainer
 
 INTERRUPTS = int(os.environ.get("FASTNN_INTERRUPTS", "5"))
+FORKS = int(os.environ.get("FASTNN_FORKS", "10"))
 
 NETS = {
     "relu": lambda: [fnn.Dense(17, "relu"), fnn.Dense(9, "relu"), fnn.Dense(3)],
@@ -519,7 +521,7 @@ def test_forked_children_train_and_predict(digits, compiled):
     model = fnn.Sequential([fnn.Dense(128, "relu"), fnn.Dense(10)], seed=0)
     model.fit(x, y, optimizer="adam", epochs=1, batch_size=64, verbose=0)
     context = multiprocessing.get_context("fork")
-    for _ in range(3):
+    for _ in range(FORKS):
         twin = copy.deepcopy(model)
         queue = context.Queue()
         child = context.Process(target=_train_in_child, args=(x, y, model, queue))
