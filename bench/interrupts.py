@@ -21,6 +21,7 @@ import numpy as np
 
 import fastnn as fnn
 from bench.peers.__main__ import names_in
+from fastnn.datasets import images
 
 BAR = 0.1
 """Seconds within which 99 of 100 must end."""
@@ -98,8 +99,8 @@ def downloading() -> Iterator[Callable[[], object]]:
     with (
         tempfile.TemporaryDirectory() as folder,
         mock.patch.dict(os.environ, FASTNN_CACHE=folder, FASTNN_DATA=folder),
-        mock.patch.dict(fnn.datasets.MIRRORS, mirrors),
-        mock.patch.object(fnn.datasets, "SYSTEM_FOLDER", folder),
+        mock.patch.dict(images.MIRRORS, mirrors),
+        mock.patch.object(images, "SYSTEM_FOLDER", folder),
     ):
         with contextlib.suppress(fnn.datasets.DataError):
             fnn.datasets.load_fashion_mnist()  # imports what it needs
@@ -128,6 +129,8 @@ def delay(call: Callable[[], object], after: float) -> float:
         call()
     except KeyboardInterrupt:
         return time.perf_counter() - pressed
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
     raise RuntimeError("Ctrl-C was not noticed")
 
 
