@@ -33,7 +33,7 @@ GROUPS = {  # the modules of each, or packages, in the order of the page
     "Regularizers": ["regularizers"],
     "Metrics": ["metrics"],
     "Plots": ["plots"],
-    "Data sets": ["datasets"],
+    "Data sets": ["datasets.images", "datasets.idx", "datasets.split", "datasets.standardize"],
     "Backend": ["backend"],
 }
 NAMESPACES = {"fnn": fnn} | {

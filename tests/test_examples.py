@@ -16,7 +16,9 @@ import pytest
 
 DEMO = Path(__file__).parents[1] / "examples" / "demo.py"
 PNG = b"\x89PNG\r\n\x1a\n"
-NO_MNIST = "import fastnn.datasets as d; d.MIRRORS['mnist'] = (); d.SYSTEM_FOLDER = 'nowhere'"
+NO_MNIST = (
+    "import fastnn.datasets.images as d; d.MIRRORS['mnist'] = (); d.SYSTEM_FOLDER = 'nowhere'"
+)
 
 
 def run(folder, *options, script=DEMO, prelude="", **environment):
