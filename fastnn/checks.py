@@ -7,6 +7,7 @@ was expected; no array of the caller's is ever written to.
 import math
 import numbers
 import operator
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -82,6 +83,14 @@ def _shown(value: object) -> str:
     text = repr(value)
     text = text if len(text) <= 60 else text[:57] + "..."
     return f"{text} ({type(value).__name__})"
+
+
+def users_frame() -> int:
+    """Return the ``stacklevel`` with which the calling function's warning shows the user's line."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back and frame.f_globals["__name__"].startswith("fastnn."):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def check_integer(name: str, value: object, low: int, high: int | None = None) -> int:

@@ -8,7 +8,7 @@ import copy
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -21,6 +21,7 @@ __all__ = ["Stage", "Workspace", "aligned_zeros"]
 
 _ALIGNMENT = 64
 _MAX_BYTES = 2**62
+_UNWRITTEN = -(2.0**-120)
 _PIECE = 2**23
 """Bytes that are asked of the system at once; it may take a millisecond for each MiB."""
 
@@ -52,22 +53,44 @@ class Stage:
     dout: Array | None
     dx: Array | None
     saved: SimpleNamespace
+    seen: set[str] = field(default_factory=set)
+    """The results that were once looked at."""
 
     def forward(self, k: ModuleType) -> None:
         """Compute ``out``."""
-        with self.layer.named(), _recording(k, "forward"):
+        with self.layer.named(), _recording(k, "forward"), self._writing("out", self.out, self.x):
             self.layer.forward(k, self.x, self.out, self.saved)
 
     def backward(self, k: ModuleType) -> None:
         """Compute ``dx`` and the weights' gradients."""
         assert self.dout is not None
-        with self.layer.named(), _recording(k, "backward", wanted=self._wants_gradient):
+        with (
+            self.layer.named(),
+            _recording(k, "backward", wanted=self._wants_gradient),
+            self._writing("dx", self.dx, self.dout),
+        ):
             self.layer.backward(k, self.dout, self.x, self.out, self.dx, self.saved)
 
     def update(self, k: ModuleType) -> None:
         """Change the layer's buffers and carry its state, at the end of a step."""
         with self.layer.named(), _recording(k, "update"):
             self.layer.update(k, self.x, self.saved)
+
+    @contextmanager
+    def _writing(self, name: str, result: Array | None, given: Array) -> Iterator[None]:
+        """Make sure that a user's layer, when it first runs, writes into its result."""
+        watched = not self.layer.records and name not in self.seen and result is not None
+        if result is None or not watched or np.may_share_memory(result, given):
+            yield
+            return
+        self.seen.add(name)
+        result.fill(_UNWRITTEN)
+        yield
+        if (result == _UNWRITTEN).all():
+            raise ValueError(
+                f"nothing was written into {name}: assign to its elements, {name}[...] = …, "
+                f"for {name} = … only makes the name stand for another array"
+            )
 
     @property
     def _wants_gradient(self) -> bool:

@@ -25,6 +25,7 @@ from fastnn.checks import (
     to_array,
     to_lengths,
     to_rows,
+    users_frame,
 )
 from fastnn.component import Component, choose
 from fastnn.formats import check_format, inside, outside, rows_inside
@@ -612,7 +613,7 @@ class Sequential:
             f"{name} computes outside the kernels, so no plan can be recorded and the model runs "
             "eagerly, each step in Python. To record it, compute through the kernels k only and "
             f"set records = True in class {type(blocker).__name__}",
-            stacklevel=2,
+            stacklevel=users_frame(),
         )
 
     # ---- use ---------------------------------------------------------------------------------

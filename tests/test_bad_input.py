@@ -627,6 +627,29 @@ def test_a_user_layer_with_wrong_shapes(backend):
             fnn.Sequential([fnn.Dense(2), Wrong(shape)], 3)
 
 
+@pytest.mark.parametrize("name", ["out", "dx"])
+@pytest.mark.filterwarnings("ignore:.*computes outside the kernels")
+def test_a_user_layer_that_binds_its_result_anew(name, backend):
+    class Wrong(fnn.Layer):
+        def forward(self, k, x, out, saved):
+            if name == "out":
+                out = 2 * x
+            else:
+                np.multiply(2, x, out=out)
+
+        def backward(self, k, dout, x, out, dx, saved):
+            dx = 2 * dout  # noqa: F841
+
+    message = rf"^layer 1 \(Wrong\): nothing was written into {name}: "
+    for eager in (False, True):
+        net = fnn.Sequential([fnn.Dense(5), Wrong(), fnn.Dense(CLASSES)], FEATURES, seed=0)
+        with pytest.raises(ValueError, match=message):
+            net.fit(good_x(), good_y(), eager=eager, verbose=0)
+        if name == "out":
+            with pytest.raises(ValueError, match=message):
+                net.predict(good_x())
+
+
 def test_errors_in_a_user_layer_name_it(backend):
     class Wrong(fnn.Layer):
         def forward(self, k, x, out, saved):

@@ -399,6 +399,7 @@ def test_a_user_layer_trains(make, x, backend):
         assert len(messages) == 1
         assert messages[0].startswith(f"layer {scale.index} (Scale) computes outside the kernels")
         assert "records = True" in messages[0]
+        assert caught[0].filename == __file__
     else:
         assert not messages
     assert history["loss"][-1] < 0.6 * history["loss"][0]

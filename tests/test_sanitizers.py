@@ -18,9 +18,12 @@ COMPILER = shutil.which("gcc") or shutil.which("clang")
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs a C compiler")
 
 
+X86 = platform.machine() == "x86_64"
+
+
 def has(flag: str) -> bool:
     cpu = Path("/proc/cpuinfo")
-    return platform.machine() == "x86_64" and cpu.exists() and f" {flag} " in cpu.read_text()
+    return X86 and cpu.exists() and f" {flag} " in cpu.read_text()
 
 
 @pytest.mark.parametrize(
@@ -41,6 +44,18 @@ def test_no_reports(sanitizer, isa, flags, tmp_path):
 @pytest.mark.skipif("FASTNN_VALGRIND" not in os.environ, reason="FASTNN_VALGRIND is not set")
 def test_valgrind(tmp_path):
     build_and_run("scalar", [], tmp_path / "harness", ["valgrind", "-q", "--error-exitcode=1"])
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_no_warnings(compiler):
+    if shutil.which(compiler) is None:
+        pytest.skip(f"{compiler} is not installed")
+    wide = "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma"
+    for isa, flags in [("scalar", ""), *([("avx512", wide)] if X86 else [])]:
+        options = f"-std=gnu11 -Wall -Wextra -fsyntax-only -DFNN_ISA={isa} {flags}"
+        command = [compiler, *options.split(), *map(str, SOURCES)]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (result.returncode, result.stderr) == (0, "")
 
 
 def build_and_run(isa, flags, binary, command):

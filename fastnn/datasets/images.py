@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from fastnn.checks import Array
+from fastnn.checks import Array, users_frame
 from fastnn.datasets.idx import READ, DataError, Known, parse, read
 from fastnn.datasets.split import train_test_split
 from fastnn.files import replace
@@ -244,7 +244,7 @@ def _find(name: str, file: str, mirrors: list[str], download: bool) -> Array:
             except tolerated as error:
                 looked.append(str(error))
                 if not isinstance(error, _OtherSetError):
-                    warnings.warn(f"{error}: passed over", stacklevel=5)
+                    warnings.warn(f"{error}: passed over", stacklevel=users_frame())
         if missing:
             found = f"no {file}, plain or .gz" if os.path.isdir(folder) else "no such folder"
             looked.append(f"{folder}: {found}")
@@ -350,5 +350,5 @@ def _keep(array: Array, name: str, file: str) -> None:
         warnings.warn(
             f"{name}: {file} cannot be kept in the cache {folder} ({error}); it will be "
             "downloaded again next time",
-            stacklevel=7,
+            stacklevel=users_frame(),
         )
