@@ -59,8 +59,8 @@ def main() -> None:
 
     report.say(
         f"Batch {BATCH}, rate 0.01, {epochs} epochs, biases 1, Xavier's weights. Test loss / "
-        "accuracy in %. The report does not say its first weights. Its results are those of a "
-        "network that has learned too little; with weights that suit the widths it learns more."
+        "accuracy in %. The report does not say its first weights; from these, networks learn more "
+        "than it found."
     )
     report.table("accuracy", rows())
 

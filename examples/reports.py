@@ -20,12 +20,13 @@ HEAD = """# Five reports, again
 
 Five course reports describe networks written from scratch in NumPy. Each was so slow that its
 author cut the data, the epochs or the network. `examples/report_a.py` to `report_e.py` train what
-they describe, and this page is what these print: "report" is what the report says, "here" is this
-run, "s" the seconds of training, without those of validation.
+they describe, and this page is what these print: "report" is what the report says, "here" what this
+run found, "s" the seconds of its training, without those of validation. A section's last line says
+how it was made; times are upper bounds where other programs kept the processors busy.
 
-`make reports` writes the page anew, by default from quick forms, of fewer epochs or networks.
-`make reports FORM=` follows the recipes as they are written, `FORM=--full` adds what the reports
-had to cut, or what helps a recipe that learns little.
+`make reports` makes the page anew, by default from quick forms, of fewer epochs or networks.
+`make reports FORM=` follows the recipes as they are written; `FORM=--full` adds what the reports
+had to cut.
 """
 
 
