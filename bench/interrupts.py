@@ -142,6 +142,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     rng = np.random.default_rng(0)
     previous = signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # a shell may start background jobs so that they ignore Ctrl-C
+    ctrl_c = signal.signal(signal.SIGINT, signal.default_int_handler)
     late = []
     print(f"ms from Ctrl-C to KeyboardInterrupt, {options.tries} times\n")
     print("| in | median | p99 | max |\n|---|---|---|---|")
@@ -157,6 +159,7 @@ def main(arguments: list[str] | None = None) -> None:
                 late.append(name)
     finally:
         signal.signal(signal.SIGALRM, previous)
+        signal.signal(signal.SIGINT, ctrl_c)
     if late:
         print(f"\nlater than {1e3 * BAR:.0f} ms: {'; '.join(late)}")
 

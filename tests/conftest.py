@@ -21,6 +21,14 @@ def need_compiled():
         pytest.fail(f"the extension is not built: {backends.missing}")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def heed_ctrl_c():
+    """A shell may start background jobs so that they, and all that they start, ignore Ctrl-C."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
 @contextmanager
 def ctrl_c_after(seconds):
     """Press Ctrl-C so long after the block has begun, and expect that this ends the block."""
