@@ -112,7 +112,7 @@ class Report:
         (self._folder / f"{self._name}.md").write_text(page, encoding="utf-8")
 
 
-def load(name: str) -> fnn.datasets.Split:
+def load(name: str) -> Any:
     """Return training and test set of "mnist" or "fashion_mnist", or end with what is missing."""
     try:
         return getattr(fnn.datasets, f"load_{name}")()
