@@ -38,7 +38,7 @@ Array = NDArray[Any]
 PIXEL_SCALE = float(np.float32(1 / 255))
 """uint8 inputs are pixels: they are multiplied by this where they are read."""
 
-_MAX_ELEMENTS = 2**48
+_MAX_ELEMENTS = 2**31
 _BLOCK = 2**18
 
 
@@ -190,7 +190,7 @@ def check_shape(name: str, value: object) -> tuple[int, ...]:
     Raises
     ------
     TypeError, ValueError
-        If it is no such thing, or has 2**48 elements or more.
+        If it is no such thing, or has 2**31 elements or more.
 
     Examples
     --------
@@ -202,7 +202,7 @@ def check_shape(name: str, value: object) -> tuple[int, ...]:
     if not shape:
         raise ValueError(f"{name}: got (), expected at least one axis")
     if math.prod(shape) >= _MAX_ELEMENTS:
-        raise ValueError(f"{name}: got {shape}, expected fewer than 2**48 elements")
+        raise ValueError(f"{name}: got {shape}, expected fewer than 2**31 elements")
     return shape
 
 

@@ -10,6 +10,7 @@ from fastnn.checks import check_integer
 __all__ = [
     "Padding",
     "Pair",
+    "check_convolution",
     "check_image",
     "check_pool",
     "output_size",
@@ -100,13 +101,19 @@ def output_size(size: int, window: int, stride: int, pad: Pair, dilation: int = 
     Raises
     ------
     ValueError
-        If not even one window fits.
+        If not even one window fits, or a number is none of a window.
 
     Examples
     --------
     >>> output_size(28, 3, 1, (0, 0)), output_size(28, 3, 2, (1, 1))
     (26, 14)
     """
+    numbers = window, stride, dilation, 1 + min(pad)
+    if min(numbers) < 1 or max(*numbers, *pad) > _LIMIT:
+        raise ValueError(
+            f"got a window of {window}, stride {stride}, dilation {dilation} and padding {pad}, "
+            f"expected 1 to {_LIMIT}, and padding from 0"
+        )
     reach, padded = (window - 1) * dilation + 1, size + sum(pad)
     if reach > padded:
         dilated = f", {reach} with dilation {dilation}" if dilation > 1 else ""
@@ -160,6 +167,42 @@ def resolve(
     return (rows, columns), (height, width)
 
 
+def check_convolution(
+    kernel: str,
+    image: Sequence[int],
+    w: Sequence[int],
+    out: Sequence[int],
+    stride: Pair,
+    pad: Padding,
+    dilation: Pair,
+) -> None:
+    """Check that w (KH, KW, C, K) takes images (N, H, W, C) to images (N, OH, OW, K).
+
+    Parameters
+    ----------
+    kernel : str
+        Name for the error message.
+    image, w, out : (int, int, int, int)
+    stride, pad, dilation
+        Of the windows.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit, or there is nothing to compute.
+    """
+    try:
+        windows = tuple(map(output_size, image[1:3], w[:2], stride, pad, dilation))
+    except ValueError as error:
+        raise ValueError(f"{kernel}: {error}") from None
+    if min(*image, *w) < 1 or w[2] != image[3] or tuple(out) != (image[0], *windows, w[3]):
+        raise ValueError(
+            f"{kernel}: images {tuple(image)} and {tuple(out)} do not fit w {tuple(w)} with stride "
+            f"{stride}, padding {pad} and dilation {dilation}: expected (N, H, W, C), "
+            "(N, OH, OW, K) and (KH, KW, C, K)"
+        )
+
+
 def check_pool(
     kernel: str,
     image: Sequence[int],
@@ -187,8 +230,6 @@ def check_pool(
         If the shapes do not fit, or a window may lie in the padding altogether.
     """
     try:
-        if min(*size, *stride, 1 + min(map(min, pad))) < 1:
-            raise ValueError(f"got size {size}, stride {stride}, padding {pad}")
         if any(max(sides) >= window for sides, window in zip(pad, size, strict=True)):
             raise ValueError(f"padding {pad} is not smaller than the window {size}")
         windows = tuple(map(output_size, image[1:3], size, stride, pad))

@@ -727,13 +727,18 @@ def elementwise_loss(name: str, *extra: tuple[str, Any]) -> Case:
 
 BAD_SLOPES = [("slope", -0.1), ("slope", float("nan")), ("slope", float("inf"))]
 BAD_RATES = [("rate", 1.0), ("rate", -0.1), ("rate", float("nan"))]
-BAD_CONVS = [
+BAD_CONVS: list[tuple[str, Any]] = [
     ("x", "longer"),
     ("x", "rows"),
     ("w", "longer"),
     ("x", lambda x: np.ones((*x.shape[:2], x.shape[2] + 40, x.shape[3]), np.float32)),
     ("w", lambda w: np.ones((99, *w.shape[1:]), np.float32)),
     ("x", "flat"),
+    ("stride", (0, 1)),
+    ("stride", (1, -1)),
+    ("stride", (2**31, 1)),
+    ("pad", ((0, 0), (-1, 1))),
+    ("pad", ((2**64, 0), (0, 0))),
     ("b", lambda b: np.ones(99, np.float32)),
     ("out", "longer"),
 ]
@@ -815,7 +820,7 @@ TABLE = [
         outputs=("out",),
         terms={"out": weights_per(3)},
         smallest=1,
-        errors=BAD_CONVS,
+        errors=[*BAD_CONVS, ("dilation", (0, 1)), ("dilation", (1, 2**62))],
     ),
     Case(
         "conv2d_backward",

@@ -161,8 +161,18 @@ def test_many_channels_and_taps_need_more_than_one_panel(compiled):
             "of 3, 11 with dilation 5",
         ),
         (lambda: output(fnn.Conv2D(4, 3), 72), ValueError, r"input shape is \(72,\), expected \(h"),
-        (lambda: output(fnn.Conv2D(2**31 - 1, 3, padding=2**20)), ValueError, "2\\*\\*48"),
+        (lambda: output(fnn.Conv2D(2**31 - 1, 3, padding=2**20)), ValueError, "2\\*\\*31"),
         (lambda: output(fnn.Conv2D(2**30, 2**10, padding=2**10)), ValueError, "layer 0"),
+        (
+            lambda: output(fnn.Conv2D(2**31, 1), (1, 1, 1)),
+            ValueError,
+            r"layer 0 \(Conv2D\): shape of w: got \(1, 1, 1, 2147483648\), expected fewer",
+        ),
+        (
+            lambda: output(fnn.ConvTranspose2D(1, 1, stride=2**15), (3, 3, 1)),
+            ValueError,
+            r"layer 0 \(ConvTranspose2D\): output shape: got \(65537, 65537, 1\), expected fewer",
+        ),
         (
             lambda: output(fnn.ConvTranspose2D(1, 1, padding=9)),
             ValueError,

@@ -4,7 +4,7 @@ from fastnn.kernels.csrc cimport *
 from fastnn.kernels.dense cimport sum_rows
 from fastnn.kernels.plan cimport submit
 
-from fastnn.windows import output_size as _output_size
+from fastnn.windows import check_convolution as _check_convolution
 
 
 cdef int64_t outputs_inside(int64_t out, int64_t size, int64_t stride, int64_t pad, int64_t taps, int64_t dilation):
@@ -27,22 +27,10 @@ cdef fnn_conv2d convolution(
 ) except *:
     """The convolution that takes x (N, H, W, C) to out (N, OH, OW, K)."""
     cdef fnn_conv2d f
-    f.n, f.h, f.w, f.c = x.shape[0], x.shape[1], x.shape[2], x.shape[3]
+    _check_convolution(kernel, shape_of(x), shape_of(w), shape_of(out), stride, pad, dilation)
+    f.n, f.h, f.w, f.c = shape_of(x)
     f.oh, f.ow, f.k = out.shape[1], out.shape[2], out.shape[3]
     f.kh, f.kw = w.shape[0], w.shape[1]
-    if out.shape[0] != f.n or w.shape[2] != f.c or w.shape[3] != f.k:
-        raise ValueError(
-            f"{kernel}: images {shape_of(x)} and {shape_of(out)} do not fit w {shape_of(w)}: "
-            f"expected (N, H, W, C), (N, OH, OW, K) and (KH, KW, C, K)"
-        )
-    try:
-        windows = tuple(map(_output_size, (f.h, f.w), (f.kh, f.kw), stride, pad, dilation))
-    except ValueError as error:
-        raise ValueError(f"{kernel}: {error}") from None
-    if windows != (f.oh, f.ow):
-        raise ValueError(
-            f"{kernel}: images {shape_of(x)} and {shape_of(out)} do not fit w {shape_of(w)}: {windows} windows"
-        )
     (f.sh, f.sw), (f.dh, f.dw) = stride, dilation
     (f.top, _), (f.left, _) = pad
     return f
