@@ -221,7 +221,7 @@ def test_bad_tokens(x, error, message, backend):
         (
             lambda: fnn.Sequential([fnn.Embedding(2**30, 2**20)], 3),
             ValueError,
-            r"layer 0 \(Embedding\): shape of w: .* fewer than 2\*\*48",
+            r"layer 0 \(Embedding\): shape of w: .* fewer than 2\*\*31",
         ),
     ],
 )
