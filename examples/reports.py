@@ -54,14 +54,20 @@ class Report:
         parser.add_argument("--seed", type=int, default=seed, help=f"{seed} by default")
         parser.add_argument("--out", type=Path, default=Path("out/reports"), help="a folder")
         options = parser.parse_args()
+        self.quick, self.full, self.seed = options.quick, options.full, options.seed
+        self._folder: Path = options.out
+        self._name = f"report_{letter}"
+        if not 0 <= self.seed < 2**64:
+            parser.error(f"argument --seed: got {self.seed}, expected 0 to 2**64 - 1")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            (self._folder / f"{self._name}.md").touch()
+        except OSError as error:
+            parser.error(f"argument --out: {error}")
         try:
             import matplotlib  # noqa: F401
         except ImportError:
             sys.exit("the figures need matplotlib: pip install matplotlib")
-        self.quick, self.full, self.seed = options.quick, options.full, options.seed
-        self._folder: Path = options.out
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._name = f"report_{letter}"
         self._start = time.perf_counter()
         self._page: list[str] = []
         self.say(f"## {title}")

@@ -145,7 +145,8 @@ class _Watch(Callback):
     def improved(self, model: Sequential, history: History, keep_weights: bool = False) -> bool:
         """Say whether the last epoch was the best so far, and note it if so."""
         if self.monitor not in history:
-            hint = "; give validation_data" if self.monitor.startswith("val_") else ""
+            measured = "val_loss" in history or not self.monitor.startswith("val_")
+            hint = "" if measured else "; give validation_data"
             raise ValueError(
                 f"monitor: got {self.monitor!r}, expected one of {list(history)}{hint}"
             )
@@ -214,9 +215,7 @@ class EarlyStopping(_Watch):
     ) -> None:
         super().__init__(monitor, min_delta, mode)
         self.patience = check_integer("patience", patience, 1)
-        if not isinstance(restore_best, bool):
-            raise TypeError(f"restore_best: got {restore_best!r}, expected True or False")
-        self.restore_best = restore_best
+        self.restore_best = check_flag("restore_best", restore_best)
 
     def on_epoch_end(self, model: Sequential, history: History) -> object:
         self.improved(model, history, self.restore_best)

@@ -16,7 +16,7 @@ import numpy as np
 
 from fastnn.callbacks import Callback
 from fastnn.checks import Array, check_integer, check_real
-from fastnn.files import TRAINING, FileFormatError, TensorFile, to_path, write
+from fastnn.files import TRAINING, FileFormatError, TensorFile, parse, to_path, write
 from fastnn.history import History
 from fastnn.losses import Loss
 from fastnn.optimizers import Optimizer
@@ -96,7 +96,7 @@ class Checkpoint:
             return
         with file:
             try:
-                found = json.loads(file.model)
+                found = parse(file.model)
                 training = found.pop("training")
                 self._compare(found, training["settings"])
                 arrays = {name: np.empty(e.shape, e.dtype) for name, e in file.entries.items()}

@@ -21,7 +21,16 @@ import numpy as np
 
 from fastnn.checks import Array
 
-__all__ = ["DTYPES", "TRAINING", "FileFormatError", "TensorFile", "replace", "to_path", "write"]
+__all__ = [
+    "DTYPES",
+    "TRAINING",
+    "FileFormatError",
+    "TensorFile",
+    "parse",
+    "replace",
+    "to_path",
+    "write",
+]
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
@@ -141,11 +150,7 @@ class TensorFile:
                 f"header of 2 to {max(most, 2)} bytes"
             )
         try:
-            header = json.loads(
-                self._exactly(length).decode("utf-8"),
-                object_pairs_hook=_unique,
-                parse_constant=_no_number,
-            )
+            header = parse(self._exactly(length).decode("utf-8"))
         except (ValueError, RecursionError) as error:
             self.fail(f"its header is no JSON that fits ({str(error)[:100]})")
         if not isinstance(header, dict):
@@ -245,15 +250,22 @@ def _open(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
+def parse(text: str) -> Any:
+    """Return the value of JSON in which no name occurs twice in an object.
+
+    Raises
+    ------
+    ValueError, RecursionError
+        If it is no such text, or too deep.
+    """
+    return json.loads(text, object_pairs_hook=_unique)
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     unique = dict(pairs)
     if len(unique) != len(pairs):
         raise ValueError("a name occurs twice")
     return unique
-
-
-def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number")
 
 
 def _sizes(value: object) -> bool:

@@ -136,6 +136,7 @@ class RandomUniform(Initializer):
     def __init__(self, low: float = -0.05, high: float = 0.05) -> None:
         self.low = check_real("low", low)
         self.high = check_real("high", high, self.low)
+        check_real("high - low", self.high - self.low)
 
     def __call__(self, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
         return rng.uniform(self.low, self.high, shape)

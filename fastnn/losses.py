@@ -424,8 +424,8 @@ def weights_of(
     if class_weight is not None:
         if not isinstance(class_weight, Mapping):
             raise TypeError(
-                f"class_weight: got {type(class_weight).__name__}, expected a dict of weights by "
-                "class number"
+                f"class_weight: got {class_weight!r:.60} ({type(class_weight).__name__}), expected "
+                "a dict of weights by class number"
             )
         if labels is None:
             raise ValueError("class_weight: expected with class numbers as targets only")

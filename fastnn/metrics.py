@@ -181,8 +181,7 @@ def classification_report(
 ) -> str:
     """Return precision, recall, F1 and support of each class as a table, with their averages.
 
-    The text is that of scikit-learn's function of this name, except that support stays an integer
-    where no prediction is right. 0 / 0 counts as 0, without a warning.
+    The text is that of scikit-learn's function of this name. 0 / 0 counts as 0, without a warning.
 
     Parameters
     ----------
@@ -223,6 +222,8 @@ def classification_report(
     else:
         rows = to_names(names)
     *figures, support = precision_recall_f1(true, predicted, len(rows))
+    if not np.any(true == predicted):
+        support = support.astype(float)  # as scikit-learn writes it then
     width = max(len("weighted avg"), digits, *map(len, rows))
 
     def line(name: str, columns: Sequence[object], count: object) -> str:
@@ -234,7 +235,7 @@ def classification_report(
     def average(weights: Array | None) -> list[float]:
         return [float(np.average(figure, weights=weights)) for figure in figures]
 
-    total = len(true)
+    total = support.sum()
     by_class = zip(rows, *(figure.tolist() for figure in figures), support, strict=True)
     return "".join(
         [

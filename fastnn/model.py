@@ -20,6 +20,7 @@ from fastnn.callbacks import Callback, to_callbacks
 from fastnn.checkpoint import Checkpoint
 from fastnn.checks import (
     Array,
+    check_flag,
     check_integer,
     check_shape,
     to_array,
@@ -109,9 +110,7 @@ class Sequential:
         dtype: DTypeLike = np.float32,
         data_format: str = "channels_last",
     ) -> None:
-        self.dtype: np.dtype[Any] = np.dtype(dtype)
-        if self.dtype not in (np.float32, np.float64):
-            raise ValueError(f"dtype: got {self.dtype}, expected float32 or float64")
+        self.dtype = _float_dtype(dtype)
         self.data_format = check_format("data_format", data_format)
         self.seed = _seed(seed)
         self._drawn = seed is None
@@ -165,11 +164,13 @@ class Sequential:
         self._allocate()
         rng = generator(self.seed, _INITIAL_EPOCH)
         for key, weight, initializer in self._weights():
-            values = np.asarray(initializer(weight.shape, rng))
+            values = to_array(f"weight {key}", initializer(weight.shape, rng))
+            with np.errstate(over="ignore"):
+                values = values.astype(self.dtype)
             if values.shape != weight.shape or not np.isfinite(values).all():
                 raise ValueError(
                     f"weight {key}: {initializer} gave shape {values.shape}, expected finite "
-                    f"values of shape {weight.shape}"
+                    f"{self.dtype} of shape {weight.shape}"
                 )
             weight[...] = values
         # Last, because it says to other threads that all is there.
@@ -419,9 +420,8 @@ class Sequential:
         epochs = check_integer("epochs", epochs, 1)
         verbose = int(verbose) if isinstance(verbose, bool) else verbose
         verbose = check_integer("verbose", verbose, 0, 2)
-        for name, flag in (("shuffle", shuffle), ("eager", eager), ("fuse", fuse)):
-            if not isinstance(flag, (bool, np.bool_)):
-                raise TypeError(f"{name}: got {flag!r}, expected True or False")
+        shuffle = check_flag("shuffle", shuffle)
+        eager, fuse = check_flag("eager", eager), check_flag("fuse", fuse)
         hooks = to_callbacks(callbacks)
         if seed is not None:
             seed = _seed(seed)
@@ -451,10 +451,10 @@ class Sequential:
                 options = {
                     "batch_size": batch_size,
                     "validation_every": validation_every,
-                    "shuffle": bool(shuffle),
+                    "shuffle": shuffle,
                     "seed": seed,
-                    "eager": bool(eager),
-                    "fuse": bool(fuse),
+                    "eager": eager,
+                    "fuse": fuse,
                 }
                 saved = Checkpoint(checkpoint, self, chosen, updater, history, hooks)
                 saved.restore(data, held, options)
@@ -474,10 +474,10 @@ class Sequential:
                 chosen,
                 updater,
                 batch_size=self._rows_at_once("x", data, batch_size, train=True),
-                shuffle=bool(shuffle),
+                shuffle=shuffle,
                 seed=self.seed if seed is None else seed,
-                eager=bool(eager),
-                fuse=bool(fuse),
+                eager=eager,
+                fuse=fuse,
             )
             self._loss, self.optimizer, self.plan = chosen, updater, trainer.plan
             run = Run(self, history, trainer, measure, validation_every, hooks, saved)
@@ -527,10 +527,10 @@ class Sequential:
         return Data(rows, x_scale, targets, y_scale, weights, ends)
 
     def _validation(self, data: tuple[ArrayLike, ...], loss: Loss) -> Data:
-        if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
-            raise TypeError(
-                f"validation_data: got {type(data).__name__}, expected (x, y) or (x, y, lengths)"
-            )
+        several = isinstance(data, (tuple, list))
+        if not several or len(data) not in (2, 3):
+            what = type(data).__name__ + (f" of {len(data)}" if several else "")
+            raise TypeError(f"validation_data: got {what}, expected (x, y) or (x, y, lengths)")
         names = [f"validation_data[{i}]" for i in range(3)]
         return self._data(
             *(data[0], data[1], loss, names[0], names[1]),
@@ -806,6 +806,16 @@ class Sequential:
             for key, array in self.arrays().items():
                 array[...] = state["weights"][key]
         self._loss, self.history = state["loss"], state["history"]
+
+
+def _float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
+    try:
+        found: np.dtype[Any] = np.dtype(dtype)
+    except TypeError as error:
+        raise TypeError(f"dtype: got {dtype!r:.60}, expected float32 or float64") from error
+    if found not in (np.float32, np.float64):
+        raise ValueError(f"dtype: got {found}, expected float32 or float64")
+    return found
 
 
 def _seed(seed: int | None) -> int:

@@ -17,7 +17,7 @@ import numpy as np
 
 from fastnn.checks import Array, check_finite, check_shape
 from fastnn.component import Component
-from fastnn.files import TRAINING, FileFormatError, TensorFile, write
+from fastnn.files import TRAINING, FileFormatError, TensorFile, parse, write
 from fastnn.initializers import Initializer
 from fastnn.layers import Layer
 from fastnn.losses import Loss
@@ -162,9 +162,11 @@ def load(
     known = _public() | _checked(custom_objects or {})
     with TensorFile(path) as file:
         try:
-            description = json.loads(file.model)
+            description = parse(file.model)
             if not isinstance(description, dict):
                 raise ValueError("expected a JSON object")
+            if description.get("dtype") not in ("float32", "float64"):  # NumPy knows longer ones
+                raise ValueError(f"dtype: got {description.get('dtype')!r:.60}")
             description.pop("training", None)
             options = {name: _decode(value, known) for name, value in description.items()}
             loss, shape = options.pop("loss"), options.pop("input_shape")

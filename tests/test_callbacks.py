@@ -187,6 +187,8 @@ def test_an_unknown_figure_is_named(blobs):
         with pytest.raises(ValueError, match=r"^monitor: got 'val_loss', .*give validation_data"):
             model.fit(*blobs, callbacks=[make()], verbose=0)
         assert model.history.epochs == 1
+        with pytest.raises(ValueError, match=r"^monitor: got 'val_acc', .* 'val_accuracy'\]$"):
+            model.fit(*blobs, validation_data=blobs, callbacks=[make("val_acc")], verbose=0)
 
 
 def test_the_line_of_an_epoch_shows_the_patience(blobs, capsys):

@@ -222,3 +222,18 @@ def test_reports_without_data(tmp_path):
     result = run(tmp_path, script=DEMO.with_name("report_a.py"), prelude=NO_MNIST, **here)
     assert result.returncode == 1
     assert result.stderr.startswith("mnist: ") and "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--seed", "-1", "argument --seed: got -1, expected 0 to 2**64 - 1"),
+        ("--seed", "one", "argument --seed: invalid int value: 'one'"),
+        ("--out", "file", "argument --out: [Errno 17] File exists"),
+        ("--out", "file/folder", "argument --out: [Errno 20] Not a directory"),
+    ],
+)
+def test_reports_refuse_bad_options(option, value, message, tmp_path):
+    (tmp_path / "file").touch()
+    result = run(tmp_path, option, value, script=DEMO.with_name("report_b.py"))
+    assert result.returncode == 2 and message in result.stderr, result.stderr

@@ -380,6 +380,8 @@ ATTACKS = {
     "rate is NaN": sealed(ARRAYS, DATA, model=MODEL.replace('"units": 3', '"rate": NaN')),
     "rate of 400 digits": of(("Dropout", {"rate": 10**400}), ("Dense", {"units": 3})),
     "layers in layers": of(layers=[nested(400)]),
+    "two seeds": sealed(ARRAYS, DATA, model=MODEL[:-1] + ', "seed": 5}'),
+    "dtype of many fields": of(("Dense", {"units": 3}), dtype="f4," * 300_000),
     "input shape is huge": of(("Dense", {"units": 3}), input_shape=[2**62]),
     "input shape has 10,000 axes": of(("Dense", {"units": 3}), input_shape=[2] * 10_000),
     "input shape is none": of(("Dense", {"units": 3}), input_shape=None),

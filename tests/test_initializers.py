@@ -90,3 +90,5 @@ def test_a_user_initializer_that_gives_nonsense_is_refused():
     for values in (np.ones(2), np.full((3, 3), np.nan)):
         with pytest.raises(ValueError, match=r"weight 0\.w: Wrong"):
             fnn.Sequential([fnn.Dense(3, kernel_initializer=Wrong(values))], 3)
+    with pytest.raises(TypeError, match=r"^weight 0\.w: got str of dtype <U1, expected numbers"):
+        fnn.Sequential([fnn.Dense(3, kernel_initializer=Wrong("1"))], 3)

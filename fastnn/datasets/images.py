@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from fastnn.checks import Array, users_frame
+from fastnn.checks import Array, check_flag, users_frame
 from fastnn.datasets.idx import READ, DataError, Known, parse, read
 from fastnn.datasets.split import train_test_split
 from fastnn.files import replace
@@ -196,8 +196,7 @@ def load_digits(*, test_size: float = 0.2, seed: int | None = 0) -> Split:
 
 
 def _load(name: str, download: bool) -> Split:
-    if not isinstance(download, bool):
-        raise TypeError(f"download: got {download!r:.60}, expected True or False")
+    check_flag("download", download)
     mirrors = list(MIRRORS[name]) if download else []
     x_train, y_train, x_test, y_test = (
         _find(name, f"{part}-{kind}", mirrors, download)

@@ -6,7 +6,7 @@ Leaves ``Linear``, which computes nothing, to ``shape``.
 from types import ModuleType, SimpleNamespace
 from typing import ClassVar
 
-from fastnn.checks import Array, check_real
+from fastnn.checks import Array, check_flag, check_real
 from fastnn.layers.base import Layer
 from fastnn.layers.shape import Linear
 
@@ -149,9 +149,7 @@ class GELU(Activation):
     slope = 0.0
 
     def __init__(self, approximate: bool = False) -> None:
-        if not isinstance(approximate, bool):
-            raise TypeError(f"approximate: got {approximate!r}, expected True or False")
-        self.approximate = approximate
+        self.approximate = check_flag("approximate", approximate)
 
     def options(self) -> tuple[float, ...]:
         return (self.approximate, self.slope)

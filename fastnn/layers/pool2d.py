@@ -9,7 +9,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 from numpy.typing import DTypeLike
 
-from fastnn.checks import Array
+from fastnn.checks import Array, check_flag
 from fastnn.layers.base import Layer
 from fastnn.windows import check_image, resolve, to_padding, to_pair
 
@@ -144,9 +144,7 @@ class AvgPool2D(Pool2D):
         count_include_pad: bool = True,
     ) -> None:
         super().__init__(size, stride, padding)
-        if not isinstance(count_include_pad, bool):
-            raise TypeError(f"count_include_pad: got {count_include_pad!r}, expected True or False")
-        self.count_include_pad = count_include_pad
+        self.count_include_pad = check_flag("count_include_pad", count_include_pad)
 
     def forward(self, k: ModuleType, x: Array, out: Array, saved: SimpleNamespace) -> None:
         k.avgpool2d_forward(x, self._size, self._stride, self._pad, self.count_include_pad, out)
