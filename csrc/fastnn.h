@@ -39,6 +39,7 @@ enum { FNN_OK, FNN_STOP, FNN_PAST_END };
     X(sum_rows)                                                                                    \
     X(recurrent_forward)                                                                           \
     X(recurrent_backward)                                                                          \
+    X(recurrent_backward_w)                                                                        \
     X(embedding_forward)                                                                           \
     X(embedding_backward)                                                                          \
     X(add)                                                                                         \
@@ -215,6 +216,11 @@ typedef struct {
     const float *dout, *wx, *wh, *gates, *hs, *cs, *extra;
     float *dz, *dzh, *dh, *dc, *dx;
 } fnn_recurrent_backward_args;
+typedef struct {
+    int64_t rows, i, h, width, apart; /* rows: T * N; apart: the column from which on dzh is not dz */
+    const float *xs, *hs, *dz, *dzh;
+    float *dwx, *dwh, *db, *dbh;
+} fnn_recurrent_backward_w_args;
 
 /* out (N, OH, OW, C) = max of each window of x; index: its place r*KW + q, the first of equals, uint8
  * or, where wide, int32; or NULL */

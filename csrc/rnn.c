@@ -10,6 +10,7 @@
 enum {
     SPACE = FNN_WORKSPACE / 4,
     KC = 256, /* rows of a packed panel that are taken at a time: with those of a they stay in L1 */
+    MC = 480, /* rows of the weights' gradients that are taken at a time: what they are made of stays in L2 */
 };
 
 /* A matrix (k, n), or its transpose (n, k), in rows of `stride`; packed in panels where there is room. */
@@ -63,25 +64,31 @@ static void multiply(const weights *w, float *space, int64_t room, const float *
 
 static int gates_of(fnn_cell cell) { return cell == FNN_LSTM ? 4 : cell == FNN_GRU ? 3 : 1; }
 
+/* The cells do their work in two short loops: of one long chain of operations too few fit into the CPU at once. */
+
 /* i, f, g, o = sigmoid, sigmoid, tanh, sigmoid of z;  c = f*c_prev + i*g;  h = o*tanh(c) */
 static void lstm_cell(float *z, const float *before, int64_t h, float *c, float *tanh_c, float *out) {
     for (int64_t j = 0; j < h; j += VL) {
         const int n = (int)min64(VL, h - j);
-        const vf i = v_sigmoid(load_part(z + j, n)), f = v_sigmoid(load_part(z + h + j, n));
-        const vf g = v_tanh(load_part(z + 2 * h + j, n)), o = v_sigmoid(load_part(z + 3 * h + j, n));
-        const vf state = v_fma(f, load_part(before + j, n), i * g), t = v_tanh(state);
-        store_part(z + j, i, n), store_part(z + h + j, f, n), store_part(z + 2 * h + j, g, n), store_part(z + 3 * h + j, o, n);
-        store_part(c + j, state, n), store_part(tanh_c + j, t, n), store_part(out + j, o * t, n);
+        const vf i = v_sigmoid(load_part(z + j, n)), f = v_sigmoid(load_part(z + h + j, n)), g = v_tanh(load_part(z + 2 * h + j, n));
+        store_part(z + j, i, n), store_part(z + h + j, f, n), store_part(z + 2 * h + j, g, n);
+        store_part(c + j, v_fma(f, load_part(before + j, n), i * g), n);
+    }
+    for (int64_t j = 0; j < h; j += VL) {
+        const int n = (int)min64(VL, h - j);
+        const vf o = v_sigmoid(load_part(z + 3 * h + j, n)), t = v_tanh(load_part(c + j, n));
+        store_part(z + 3 * h + j, o, n), store_part(tanh_c + j, t, n), store_part(out + j, o * t, n);
     }
 }
 
 /* r, u = sigmoid of z;  n = tanh(z_n + r*hn);  h = (1 - u)*n + u*h_prev */
 static void gru_cell(float *z, const float *hn, const float *before, int64_t h, float *out) {
+    FN(activate)(FNN_SIGMOID, 0, z, z, 2 * h);
     for (int64_t j = 0; j < h; j += VL) {
         const int lanes = (int)min64(VL, h - j);
-        const vf r = v_sigmoid(load_part(z + j, lanes)), u = v_sigmoid(load_part(z + h + j, lanes));
+        const vf r = load_part(z + j, lanes), u = load_part(z + h + j, lanes);
         const vf n = v_tanh(v_fma(r, load_part(hn + j, lanes), load_part(z + 2 * h + j, lanes)));
-        store_part(z + j, r, lanes), store_part(z + h + j, u, lanes), store_part(z + 2 * h + j, n, lanes);
+        store_part(z + 2 * h + j, n, lanes);
         store_part(out + j, v_fma(u, load_part(before + j, lanes) - n, n), lanes);
     }
 }
@@ -233,6 +240,82 @@ KERNEL(recurrent_backward) {
                 memset(a->dh + n * h, 0, row);
                 if (a->dc) memset(a->dc + n * h, 0, row);
             }
+    }
+    return FNN_OK;
+}
+
+/* Columns of a, k long, in groups of as equal a width as run_tiles has them: each is packed MR * k from the last. */
+typedef struct {
+    const float *a;
+    ptrdiff_t stride;
+    int64_t columns, groups, width, wider; /* the first `wider` groups have one more than `width` */
+} grouped;
+
+static grouped group(const float *a, ptrdiff_t stride, int64_t first, int64_t end) {
+    const int64_t columns = end - first, groups = (columns + MR - 1) / MR;
+    return (grouped){a + first, stride, columns, groups, groups ? columns / groups : 0, groups ? columns % groups : 0};
+}
+
+static void pack_groups(const grouped *a, int64_t k0, int64_t k, float *to) {
+    for (int64_t r = k0; r < k0 + k; r++, to += MR) {
+        const float *from = a->a + r * a->stride;
+        for (int64_t g = 0; g < a->groups - 1; g++) {
+            memcpy(to + g * MR * k, from, MR * sizeof(float)); /* the next group's, too */
+            from += a->width + (g < a->wider);
+        }
+        if (a->groups) memcpy(to + (a->groups - 1) * MR * k, from, (size_t)a->width * sizeof(float));
+    }
+}
+
+/* t.c = a.T @ t.b, of rows [k0, k0 + k), packed or where they lie */
+static void multiply_transposed(tile t, const grouped *a, const float *packed, int64_t k0, int64_t k, int nv) {
+    const run all = {0, 0, k};
+    t.runs = &all, t.n_runs = 1;
+    if (packed) {
+        t.a = packed, t.as = MR, t.count = 1;
+        for (int64_t g = 0; g < a->groups; g++, t.a += MR * k) {
+            const int64_t height = a->width + (g < a->wider);
+            FN(tiles)[height][nv][true](&t);
+            t.c += height * t.cs;
+        }
+    } else if (a->groups) {
+        t.a = a->a + k0 * a->stride, t.as = a->stride;
+        FN(run_tiles)(&t, a->columns, 1, nv, true);
+    }
+}
+
+/* forward: z[s] = xs[s] @ wx + b and hs[s] @ wh (+ bh);  dwx = xs.T @ dz, dwh = hs.T @ dzh, db and dbh the sums of
+ * dz and dzh, over all steps at once */
+KERNEL(recurrent_backward_w) {
+    const block s = FN(product_share)(a->i + a->h, a->width, part);
+    const bool pack = s.n1 - s.n0 >= 8 * PANEL;
+    float *const b = fnn_workspace(), *const space = b + KC * PANEL;
+    for (int64_t m = s.m0; m < s.m1 && s.n0 < s.n1; m += MC) {
+        /* so many rows of dwx, then of dwh */
+        const int64_t end = min64(m + MC, s.m1), x0 = min64(m, a->i), x1 = min64(end, a->i);
+        const grouped xs = group(a->xs, a->i, x0, x1), hs = group(a->hs, a->h, m - x0, end - x1);
+        float *const xs_packed = pack ? space : NULL, *const hs_packed = pack ? space + xs.groups * MR * KC : NULL;
+        for (int64_t k0 = 0; k0 < a->rows; k0 += KC) {
+            if (fnn_interrupted(part)) return FNN_OK;
+            const int64_t k = min64(KC, a->rows - k0);
+            const finish finish = k0 ? ADD : STORE;
+            if (pack) pack_groups(&xs, k0, k, xs_packed), pack_groups(&hs, k0, k, hs_packed);
+            for (int64_t n = s.n0; n < s.n1; n += PANEL) {
+                const int columns = (int)min64(PANEL, s.n1 - n), nv = (columns + VL - 1) / VL;
+                tile t = {.b = b, .bs = PANEL, .cs = a->width, .last = columns - (nv - 1) * VL, .finish = finish};
+                FN(pack)(a->dz + k0 * a->width + n, a->width, k, columns, b);
+                if (a->db && m == 0) FN(column_sums)(b, k, PANEL, 0, columns, finish, 0, a->db + n);
+                t.c = a->dwx + x0 * a->width + n;
+                multiply_transposed(t, &xs, xs_packed, k0, k, nv);
+                if (n + columns > a->apart) {
+                    FN(pack)(a->dzh + k0 * a->width + n, a->width, k, columns, b);
+                    if (a->dbh && m == 0)
+                        FN(column_sums)(b, k, PANEL, n < a->apart ? a->apart - n : 0, columns, finish, 0, a->dbh + (n - a->apart));
+                }
+                t.c = a->dwh + (m - x0) * a->width + n;
+                multiply_transposed(t, &hs, hs_packed, k0, k, nv);
+            }
+        }
     }
     return FNN_OK;
 }

@@ -339,7 +339,7 @@ def recurrent(cell: str, gates: int, saved: tuple[str, ...], states: tuple[str, 
         dict(zip("NTIH", s, strict=True))
         for s in [
             (1, 1, 1, 1), (3, 2, 7, 9), (8, 5, 8, 8), (9, 3, 17, 16), (2, 28, 5, 33),
-            (17, 4, 31, 7), (1, 28, 28, 32), (5, 3, 1, 15),
+            (17, 4, 31, 7), (1, 28, 28, 32), (5, 3, 1, 15), (20, 14, 9, 66), (2, 3, 450, 66),
         ]
     ]  # fmt: skip
     wrt = {"x": "dx", "wx": "dwx", "wh": "dwh", "b": "db"}

@@ -16,6 +16,7 @@ cdef extern from "fastnn.h" nogil:
         FNN_OP_sum_rows
         FNN_OP_recurrent_forward
         FNN_OP_recurrent_backward
+        FNN_OP_recurrent_backward_w
         FNN_OP_embedding_forward
         FNN_OP_embedding_backward
         FNN_OP_add
@@ -200,6 +201,16 @@ cdef extern from "fastnn.h" nogil:
         float *dh
         float *dc
         float *dx
+    ctypedef struct fnn_recurrent_backward_w_args:
+        int64_t rows, i, h, width, apart
+        const float *xs
+        const float *hs
+        const float *dz
+        const float *dzh
+        float *dwx
+        float *dwh
+        float *db
+        float *dbh
 
     ctypedef struct fnn_embedding_forward_args:
         const int32_t *x

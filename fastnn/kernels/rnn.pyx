@@ -6,7 +6,6 @@ The shapes are those of the reference, and so are the functions that check them.
 import numpy as np
 
 from fastnn.kernels.csrc cimport *
-from fastnn.kernels.dense cimport run_gemm, sum_rows
 from fastnn.kernels.plan cimport capturing, submit
 
 from fastnn.reference import rnn as _reference
@@ -42,11 +41,6 @@ cdef float *steps(const float[:, :, ::1] a):
     return NULL if a is None else <float *>&a[0, 0, 0]
 
 
-cdef object rows(const float[:, :, ::1] a, Py_ssize_t first=0):
-    """The last axis of a as rows of a matrix, without the last `first` steps."""
-    return np.asarray(a)[:a.shape[0] - first].reshape(-1, a.shape[2])
-
-
 cdef run_forward(fnn_recurrent_forward_args *args, int gates, reads, writes):
     work = (2.0 * (args.i + args.h) + CURVE) * args.n * args.t * gates * args.h
     submit(FNN_OP_recurrent_forward, args, sizeof(args[0]), work, tuple(map(array, reads)), tuple(map(array, writes)))
@@ -54,16 +48,21 @@ cdef run_forward(fnn_recurrent_forward_args *args, int gates, reads, writes):
 
 cdef run_backward(
     fnn_recurrent_backward_args *args, int gates, reads, writes, const float[:, :, ::1] xs, const float[:, :, ::1] hs,
-    const float[:, :, ::1] dz, const float[:, :, ::1] dzh, float[:, ::1] dwx, float[:, ::1] dwh, float[::1] db,
+    const float[:, :, ::1] dz, const float[:, :, ::1] dzh, const float[:, ::1] dwx, const float[:, ::1] dwh,
+    const float[::1] db, const float[::1] dbh=None,
 ):
     """The sweep, then the gradients of the weights, over all steps at once."""
+    cdef fnn_recurrent_backward_w_args w
     cdef double columns = args.h + (args.i if args.dx != NULL else 0)
     work = (2.0 * columns + CURVE) * args.n * args.t * gates * args.h
     submit(FNN_OP_recurrent_backward, args, sizeof(args[0]), work, tuple(map(array, reads)), tuple(map(array, writes)))
-    run_gemm(rows(xs), rows(dz), dwx, args.t * args.n, True, False)
-    run_gemm(rows(hs, 1), rows(dzh), dwh, args.t * args.n, True, False)
-    if db is not None:
-        sum_rows(rows(dz), 0, db.base, &db[0], db.shape[0])
+    w.rows, w.i, w.h, w.width = args.t * args.n, args.i, args.h, gates * args.h
+    w.apart = 2 * args.h if args.cell == FNN_GRU else w.width
+    w.xs, w.hs, w.dz, w.dzh = steps(xs), steps(hs), steps(dz), steps(dzh)
+    w.dwx, w.dwh, w.db, w.dbh = matrix(dwx), matrix(dwh), vector(db), vector(dbh)
+    work = 2.0 * w.rows * (w.i + w.h) * w.width
+    reads, writes = (xs, hs, dz, dzh), (dwx, dwh, db, dbh)
+    submit(FNN_OP_recurrent_backward_w, &w, sizeof(w), work, tuple(map(array, reads)), tuple(map(array, writes)))
 
 
 def rnn_forward(
@@ -240,7 +239,5 @@ def gru_backward(
     args.dzh, args.dh, args.dc = steps(dzh), matrix(dh), NULL
     args.dx = steps(dx)
     run_backward(
-        &args, 3, (dout, gates, hn, hs, lengths, wx, wh), (dz, dzh, dh, dx), xs, hs, dz, dzh, dwx, dwh, db
+        &args, 3, (dout, gates, hn, hs, lengths, wx, wh), (dz, dzh, dh, dx), xs, hs, dz, dzh, dwx, dwh, db, dbh
     )
-    if dbh is not None:
-        sum_rows(rows(dzh), 2 * args.h, dbh.base, &dbh[0], args.h)
