@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from autoencoder import autoencoder
 from cnn import NETS
-from reports import Report, load, panels, percent
+from reports import Report, load, one_legend, panels, percent
 
 import fastnn as fnn
 
@@ -120,6 +120,7 @@ def main() -> None:
         for axes, (name, model) in zip(row, models.items(), strict=True):
             fnn.plots.curves(model.history, metric, axes)
             axes.set(title=name)
+    one_legend(figure)
     report.figure("curves", figure, "By epoch: training solid, test dashed.")
     cnn = models["CNN"]
     found = cnn.predict_classes(few_test[:10, ..., None])

@@ -7,7 +7,7 @@ import time
 from importlib.util import find_spec
 
 import numpy as np
-from reports import Report, load, panels, percent
+from reports import Report, load, one_legend, panels, percent
 
 import fastnn as fnn
 
@@ -128,6 +128,7 @@ def main() -> None:
     for axes, (name, model) in zip(cells[0], models.items(), strict=True):
         fnn.plots.curves(model.history, ax=axes, by="iteration")
         axes.set(title=name)
+    one_legend(figure)
     report.figure("loss", figure, "Loss every 200 iterations.")
     for title, images, labels in (("Training", x, y), ("Test", x_test, y_test)):
         text = fnn.metrics.classification_report(labels, models["ReLU"].predict_classes(images))

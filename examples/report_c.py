@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import product
 
 import numpy as np
-from reports import Report, load, panels, percent
+from reports import Report, load, one_legend, panels, percent
 
 import fastnn as fnn
 
@@ -168,6 +168,7 @@ def main() -> None:
                 histories = {split: runs[split, descent, penalty].history for split in shown}
                 fnn.plots.curves(histories, metric, axes)
                 axes.set(title=descent)
+        one_legend(figure)
         caption = f"By epoch, {words} L2: training solid, test dashed, a colour for each split."
         report.figure(f"curves{suffix}", figure, caption)
         figure, cells = panels(len(shown), len(DESCENTS), width=3.4, height=3.4)

@@ -76,7 +76,7 @@ def main() -> None:
         matrix = fnn.metrics.confusion_matrix(run.y_test, run.found, 10)
         fnn.plots.confusion_matrix(matrix, ax=axes)
         worst = fnn.metrics.frequent_confusions(run.y_test, run.found, 3)
-        axes.set(title=f"{name}: {', '.join(worst)}")
+        axes.set_title(f"{name}: {', '.join(worst)}", fontsize="medium")
     caption = "Confusions of the test images, and the most frequent (the report: 4→9, 3→5, 8→5)."
     report.figure("confusions", figure, caption)
     report.close()

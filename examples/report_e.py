@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-from reports import Report, load, panels, percent
+from reports import Report, load, one_legend, panels, percent
 
 import fastnn as fnn
 
@@ -246,6 +246,7 @@ def main() -> None:
         for metric, axes in zip(("loss", "accuracy"), column, strict=True):
             fnn.plots.curves(runs, metric, axes)
             axes.set(title=f"{plan} filters, random weights")
+    one_legend(figure)
     report.figure("cnn", figure, "CNNs by epoch: training solid, validation dashed.")
     figure, cells = panels(1, 1, width=7, height=4.5)
     groups: dict[str, dict[str, float]] = {}

@@ -134,6 +134,14 @@ def panels(rows: int, columns: int, width: float = 3.4, height: float = 2.7) -> 
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
+def one_legend(figure: Any) -> None:
+    """Put below all panels the legend that each of them has, where it hides no line."""
+    for axes in figure.axes:
+        axes.get_legend().remove()
+    known = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*known, loc="outside lower center", ncols=9, frameon=False)
+
+
 def percent(share: float, digits: int = 2) -> str:
     """Write a share as percents, without their sign."""
     return f"{100 * share:.{digits}f}"
