@@ -203,11 +203,15 @@ def test_bad_tokens(x, error, message, backend):
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: fnn.Embedding(0, 4), ValueError, "tokens: got 0"),
-        (lambda: fnn.Embedding(2**31, 4), ValueError, "tokens: got 2147483648"),
-        (lambda: fnn.Embedding(5.0, 4), TypeError, "tokens: got 5.0"),
-        (lambda: fnn.Embedding(5, 0), ValueError, "units: got 0"),
-        (lambda: fnn.Embedding(5, 4, kernel_initializer="no"), ValueError, "kernel_initializer: "),
+        (lambda: fnn.Embedding(0, 4), ValueError, "Embedding: tokens: got 0"),
+        (lambda: fnn.Embedding(2**31, 4), ValueError, "Embedding: tokens: got 2147483648"),
+        (lambda: fnn.Embedding(5.0, 4), TypeError, "Embedding: tokens: got 5.0"),
+        (lambda: fnn.Embedding(5, 0), ValueError, "Embedding: units: got 0"),
+        (
+            lambda: fnn.Embedding(5, 4, kernel_initializer="no"),
+            ValueError,
+            "Embedding: kernel_initializer: ",
+        ),
         (
             lambda: fnn.Sequential([fnn.Flatten(), fnn.Embedding(5, 4)], 3),
             ValueError,

@@ -274,3 +274,20 @@ def test_overriding_a_computation_ends_recording():
             k.dense_forward(x, self.w, None, out)
 
     assert (Mine.records, Renamed.records, Declared.records) == (False, True, True)
+
+
+def test_errors_of_a_constructor_name_the_layer_once():
+    class Wide(fnn.Dense):
+        def __init__(self, units, width=2):
+            super().__init__(units * width)
+            if width > 9:
+                raise ValueError("width: got too much")
+
+    for make, error in (
+        (lambda: Wide(0), "Wide: units: got 0, expected an integer >= 1"),
+        (lambda: Wide(1, width=10), "Wide: width: got too much"),
+        (lambda: fnn.Dense(), "Dense.__init__() missing 1 required positional argument: 'units'"),
+    ):
+        with pytest.raises((TypeError, ValueError)) as caught:
+            make()
+        assert str(caught.value) == error

@@ -3,8 +3,9 @@
 Leaves buffers to ``memory.Workspace`` and the flat weight vectors to ``Sequential``.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
 
@@ -92,6 +93,11 @@ class Layer(Component):
     """Sugar: a layer that the model appends after this one."""
     kernel_regularizer: Regularizer | None = None
     """Penalty on the kernels."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            setattr(cls, "__init__", _with_named_errors(vars(cls)["__init__"]))  # noqa: B010
 
     def build(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Declare the weights with ``add_weight`` and return the output's shape.
@@ -212,9 +218,21 @@ class Layer(Component):
 
     @contextmanager
     def named(self) -> Iterator[None]:
-        """Put the label before the message of a ValueError or TypeError."""
+        """Put the label before the message of a ValueError or TypeError, unless it is there."""
         try:
             yield
         except (TypeError, ValueError) as error:
+            if str(error).startswith(self.label):
+                raise
             kind = TypeError if isinstance(error, TypeError) else ValueError
-            raise kind(f"{self.label}: {error}") from error
+            named = kind(f"{self.label}: {error}")
+            raise named.with_traceback(error.__traceback__) from error.__cause__
+
+
+def _with_named_errors(init: Callable[..., None]) -> Callable[..., None]:
+    @wraps(init)
+    def named_init(self: Layer, *args: Any, **kwargs: Any) -> None:
+        with self.named():
+            init(self, *args, **kwargs)
+
+    return named_init
