@@ -286,7 +286,7 @@ def test_errors_of_a_constructor_name_the_layer_once():
     for make, error in (
         (lambda: Wide(0), "Wide: units: got 0, expected an integer >= 1"),
         (lambda: Wide(1, width=10), "Wide: width: got too much"),
-        (lambda: fnn.Dense(), "Dense.__init__() missing 1 required positional argument: 'units'"),
+        (fnn.Dense, "Dense.__init__() missing 1 required positional argument: 'units'"),
     ):
         with pytest.raises((TypeError, ValueError)) as caught:
             make()
