@@ -1,5 +1,7 @@
 """Convolutions: sizes against the formulas, golden values, plans, threads, and what is refused."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -130,6 +132,35 @@ def test_many_channels_and_taps_need_more_than_one_panel(compiled):
             np.testing.assert_allclose(dw, exact_dw, rtol=1e-3, atol=0.05)
             if wide:
                 np.testing.assert_allclose(dx, exact_dx, rtol=1e-3, atol=0.05)
+
+
+MEMORY = """
+import resource
+import numpy as np
+from fastnn import kernels
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+kernels.set_num_threads(2)
+arrays, options = [], ((1, 1), ((1, 1), (1, 1)), (1, 1))
+for n, size, c, k in (48, 64, 1, 16), (16, 64, 16, 32), (4, 32, 128, 256), (2, 14, 512, 512):
+    x, dx = np.ones((2, n, size, size, c), np.float32)
+    out, dout = np.ones((2, n, size, size, k), np.float32)
+    w, dw = np.ones((2, 3, 3, c, k), np.float32)
+    arrays.append((x, dx, out, dout, w, dw))
+before = peak()
+for x, dx, out, dout, w, dw in arrays:
+    kernels.conv2d_forward(x, w, None, *options, out)
+    kernels.conv2d_backward(dout, x, w, *options, None, dx, dw, None)
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="measures memory as Linux counts it")
+def test_a_convolution_needs_2_mb_for_each_thread(run_python, compiled):
+    # the windows of these images, as a matrix, would take 7 to 38 MB
+    assert int(run_python(MEMORY)) < 2 * 2e6
 
 
 @pytest.mark.parametrize(
