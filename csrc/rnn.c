@@ -303,7 +303,10 @@ KERNEL(recurrent_backward_w) {
             for (int64_t n = s.n0; n < s.n1; n += PANEL) {
                 const int columns = (int)min64(PANEL, s.n1 - n), nv = (columns + VL - 1) / VL;
                 tile t = {.b = b, .bs = PANEL, .cs = a->width, .last = columns - (nv - 1) * VL, .finish = finish};
-                FN(pack)(a->dz + k0 * a->width + n, a->width, k, columns, b);
+                const float *dz = a->dz + k0 * a->width + n;
+                FN(pack)(dz, a->width, k, columns, b);
+                /* the next panel meanwhile: no two rows of one are close enough for the CPU to guess it */
+                for (int64_t r = 0; r < k; r++) __builtin_prefetch(dz + r * a->width + PANEL, 0, 2);
                 if (a->db && m == 0) FN(column_sums)(b, k, PANEL, 0, columns, finish, 0, a->db + n);
                 t.c = a->dwx + x0 * a->width + n;
                 multiply_transposed(t, &xs, xs_packed, k0, k, nv);

@@ -275,7 +275,7 @@ def build_recurrent(gates: int, always: float = 0.0) -> Callable[[Rng, Sizes], A
 
     def build(rng: Rng, sizes: Sizes) -> Args:
         n, t, i, h = (sizes[letter] for letter in "NTIH")
-        if n * t * (i + h) * h > 3e7:
+        if n * t * (i + h) * h > 4e7:
             n, t, i, h = 1 + n % 9, 1 + t % 7, 1 + i % 33, 1 + h % 40
         lengths = rng.integers(1, t + 1, n).astype(np.int32) if rng.random() < 0.4 else None
         scale = 1 / np.sqrt(i + h)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
+FIXED = {str(size): size for size in range(10)}
 
 
 def check_shapes(kernel: str, **arguments: tuple[Array | None, str]) -> None:
@@ -33,21 +34,30 @@ def check_shapes(kernel: str, **arguments: tuple[Array | None, str]) -> None:
     ...
     ValueError: dense_forward: w of shape (4, 5) does not fit x of shape (2, 3): I is 4 and 3
     """
-    seen: dict[str, tuple[str, tuple[int, ...], int]] = {}
+    sizes = FIXED.copy()
     for name, (array, letters) in arguments.items():
         if array is None:
             continue
-        wanted = "(" + ", ".join(letters) + ("," if len(letters) == 1 else "") + ")"
-        if array.ndim != len(letters):
-            raise ValueError(f"{kernel}: {name} has shape {array.shape}, expected {wanted}")
-        for letter, size in zip(letters, array.shape, strict=True):
-            if letter.isdigit():
-                if size != int(letter):
-                    raise ValueError(f"{kernel}: {name} has shape {array.shape}, expected {wanted}")
-                continue
-            other, shape, known = seen.setdefault(letter, (name, array.shape, size))
-            if size != known:
-                raise ValueError(
-                    f"{kernel}: {name} of shape {array.shape} does not fit {other} of shape "
-                    f"{shape}: {letter} is {size} and {known}"
+        shape = array.shape
+        if len(shape) != len(letters):
+            raise ValueError(f"{kernel}: {name} has shape {shape}, expected {axes(letters)}")
+        for letter, size in zip(letters, shape, strict=True):
+            if sizes.setdefault(letter, size) != size:
+                if letter in FIXED:
+                    raise ValueError(
+                        f"{kernel}: {name} has shape {shape}, expected {axes(letters)}"
+                    )
+                other, found = next(
+                    (other, a.shape)
+                    for other, (a, its) in arguments.items()
+                    if a is not None and letter in its
                 )
+                raise ValueError(
+                    f"{kernel}: {name} of shape {shape} does not fit {other} of shape {found}: "
+                    f"{letter} is {size} and {sizes[letter]}"
+                )
+
+
+def axes(letters: str) -> str:
+    """Return the letters as a shape is written."""
+    return "(" + ", ".join(letters) + ("," if len(letters) == 1 else "") + ")"
