@@ -287,7 +287,7 @@ def to_rows(
     array = to_array(name, value)
     if array.ndim != 1 + len(shape) or array.shape[1:] != shape:
         expected = f"(rows, {', '.join(map(str, shape))})"
-        hint = "; for one sample pass x[None]" if array.shape == shape else ""
+        hint = _hint(array.shape, shape)
         raise ValueError(f"{name}: got shape {array.shape}, expected {expected}{hint}")
     if not len(array):
         raise ValueError(f"{name}: got shape {array.shape}, expected at least one row")
@@ -297,6 +297,19 @@ def to_rows(
     if not pixels:
         check_finite(name, rows)
     return rows, PIXEL_SCALE if pixels else 1.0
+
+
+def _hint(got: tuple[int, ...], shape: tuple[int, ...]) -> str:
+    """Return how samples might come by their shape, or nothing."""
+    if got == shape:
+        return "; for one sample pass x[None]"
+    if (*got[1:], 1) == shape:
+        return "; for one channel pass x[..., None]"
+    if (1, *got[1:]) == shape:
+        return "; for one channel pass x[:, None]"
+    if len(shape) == 3 and sorted(got[1:]) == sorted(shape):
+        return "; data_format of the model says where an image has its channels"
+    return ""
 
 
 def to_labels(name: str, labels: Array, classes: int) -> Array:

@@ -160,10 +160,13 @@ def resolve(
         rows, columns = (same_padding(size, k, s, d) for size, k, s, d in axes)
     else:
         rows, columns = padding
-    height, width = (
-        output_size(size, k, s, pad, d)
-        for (size, k, s, d), pad in zip(axes, (rows, columns), strict=True)
-    )
+    try:
+        height, width = (
+            output_size(size, k, s, pad, d)
+            for (size, k, s, d), pad in zip(axes, (rows, columns), strict=True)
+        )
+    except ValueError as error:
+        raise ValueError(f"{error}; (height, width) is {tuple(image)}") from None
     return (rows, columns), (height, width)
 
 

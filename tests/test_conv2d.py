@@ -1,5 +1,6 @@
 """Convolutions: sizes against the formulas, golden values, plans, threads, and what is refused."""
 
+import re
 import sys
 
 import numpy as np
@@ -232,7 +233,26 @@ def test_what_is_refused(make, error, message):
         make()
 
 
+@pytest.mark.parametrize(
+    ("given", "options", "hint"),
+    [
+        ((9, 8, 1), {}, "x[None]"),
+        ((2, 9, 8), {}, "x[..., None]"),
+        ((2, 1, 9, 8), {}, "data_format of the model"),
+        ((2, 9, 8), {"data_format": "channels_first"}, "x[:, None]"),
+        ((2, 9, 8, 1), {"data_format": "channels_first"}, "data_format of the model"),
+    ],
+)
+def test_images_in_another_order_get_a_hint(given, options, hint):
+    shape = (1, 9, 8) if options else (9, 8, 1)
+    model = fnn.Sequential([fnn.Conv2D(4, 3)], shape, **options)
+    with pytest.raises(ValueError, match=f"x: got shape .*; .*{re.escape(hint)}"):
+        model.predict(np.ones(given))
+
+
 def test_images_of_other_sizes_are_refused(backend):
+    with pytest.raises(ValueError, match=r"of 3 does not fit an image of 1; .* is \(1, 9\)"):
+        fnn.Sequential([fnn.Conv2D(4, 3)]).predict(np.ones((2, 1, 9, 8)))
     model = net()
     with pytest.raises(ValueError, match=r"x: .*9, 8, 2\)"):
         model.predict(np.ones((2, 9, 8, 3), np.float32))
