@@ -58,8 +58,8 @@ class Writer:
         for token in tokens[:-1]:
             self.model.predict([token])
         while len(tokens) < len(start) + length:
-            logits = self.model.predict(tokens[-1:])[0, 0] / self.temperature
-            p = np.exp(logits - logits.max(), dtype=float)
+            logits = self.model.predict(tokens[-1:])[0, 0]
+            p = np.exp((logits - logits.max()) / self.temperature, dtype=float)
             tokens.append(int(rng.choice(len(p), p=p / p.sum())))
         return "".join(self.alphabet[token] for token in tokens[len(start) :])
 
@@ -86,6 +86,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("out/characters.png"), help="the figure")
     options = parser.parse_args()
+    for name in ("units", "epochs", "streams", "steps", "temperature"):
+        if not getattr(options, name) > 0:
+            parser.error(f"--{name}: got {getattr(options, name)}, expected a number above 0")
 
     sources = sorted(Path(fnn.__file__).parent.rglob("*.py"))
     try:

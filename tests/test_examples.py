@@ -139,15 +139,17 @@ def test_characters(tmp_path):
     assert samples[0] == samples[1] and len(samples[0]) == 4
 
 
-def test_characters_refuses_bad_texts(tmp_path):
+def test_characters_refuses_bad_options(tmp_path):
     (tmp_path / "short.txt").write_text("short")
     (tmp_path / "bytes.txt").write_bytes(b"\xff" * 100_000)
-    for name, message in (
-        ("short.txt", "text: got 5 characters, expected at least 32000"),
-        ("bytes.txt", "text: 'utf-8' codec can't decode"),
-        ("none.txt", "No such file"),
+    for options, message in (
+        (["short.txt"], "text: got 5 characters, expected at least 32000"),
+        (["bytes.txt"], "text: 'utf-8' codec can't decode"),
+        (["none.txt"], "No such file"),
+        (["--streams", "0"], "--streams: got 0, expected a number above 0"),
+        (["--temperature", "nan"], "--temperature: got nan, expected a number above 0"),
     ):
-        result = characters(tmp_path, name)
+        result = characters(tmp_path, *options)
         assert result.returncode == 2 and message in result.stderr
 
 
