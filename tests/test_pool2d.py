@@ -140,6 +140,19 @@ def test_fused_pooling_gives_the_same_bits(name, compiled):
     assert in_one_pass == (name not in ("other activation", "normalized"))
 
 
+def test_a_plan_shows_convolution_and_pooling_as_one_pass(compiled):
+    net = [fnn.Conv2D(8, 3, activation="relu"), fnn.MaxPool2D(2), fnn.Flatten(), fnn.Dense(2)]
+    model = fnn.Sequential(net, (28, 28, 1), seed=0)
+    model.fit(image(40, 28, 28, 1), np.arange(40) % 2, batch_size=20, verbose=0)
+    row = next(row for row in model.plan.table() if "conv2d" in row["name"])
+    assert row["name"] == "conv2d_forward + relu_forward + maxpool2d_forward"
+    pooled = 20 * 13 * 13 * 8  # and a byte for the place of each
+    assert row["bytes"] == 4 * (20 * 28 * 28 + 9 * 8 + 8 + pooled) + pooled
+    head, *lines, _ = str(model.plan).splitlines()
+    end = head.index("threads") + len("threads")
+    assert all(line[end - 1 : end + 1].strip().isdigit() for line in lines)
+
+
 def test_what_is_pooled_away_is_still_found_to_be_wrong(compiled):
     x = np.full((40, 8, 8, 1), 1e30, np.float32)
     layers = [fnn.Conv2D(2, 3, kernel_initializer=fnn.Constant(1e30)), fnn.MaxPool2D(2)]

@@ -93,6 +93,13 @@ cdef class Operand:
     cdef bint overlaps(self, Operand other):
         return self.start < other.stop and other.start < self.stop
 
+    cdef bint is_among(self, list others):
+        cdef Operand other
+        for other in others:
+            if self.start == other.start and self.stop == other.stop:
+                return True
+        return False
+
 
 cdef bint any_overlap(list these, list those):
     cdef Operand a, b
@@ -115,9 +122,14 @@ class Op:
         self.reads = [Operand(array) for array in reads if array is not None]
         self.writes = [Operand(array) for array in writes if array is not None]
         self.shapes = [tuple(operand.array.shape) for operand in self.reads + self.writes]
-        self.nbytes = sum(operand.array.nbytes for operand in self.reads + self.writes)
-        if gathers:
-            self.nbytes = sum((a.itemsize + reads[0].itemsize) * a.size for a in writes)
+
+    @property
+    def nbytes(self):
+        """What it reads and writes."""
+        arrays = [operand.array for operand in self.reads + self.writes]
+        if self.gathers:
+            return sum((operand.array.itemsize + arrays[0].itemsize) * operand.array.size for operand in self.writes)
+        return sum(array.nbytes for array in arrays)
 
 
 cdef set UPDATES = {
@@ -365,13 +377,13 @@ cdef class Plan:
 
     cdef merge(self, int into, int gone):
         """Op `gone` is now part of op `into`."""
+        cdef Operand operand
         target, source = self.ops[into], self.ops[gone]
         target.name += " + " + source.name
         for mine, theirs in ((target.reads, source.reads), (target.writes, source.writes)):
             for operand in theirs:
-                if not any(operand.array is known.array for known in target.writes + mine):
+                if not operand.is_among(target.writes + mine):
                     mine.append(operand)
-                    target.nbytes += operand.array.nbytes
         self.plan.ops[into].work += self.plan.ops[gone].work
         self.plan.work += self.plan.ops[gone].work
         self.remove(gone)
@@ -621,14 +633,15 @@ cdef class Plan:
     def __str__(self):
         rows = self.table()
         timed = self.profiled > 0
-        head = f"{'op':<44} {'threads':>7} {'KB':>9} {'MFLOP':>9}"
+        width = max([44] + [len(row["name"]) for row in rows])
+        head = f"{'op':<{width}} {'threads':>7} {'KB':>9} {'MFLOP':>9}"
         head += f" {'us':>9} {'GFLOP/s':>8}" if timed else ""
         lines = [head + "  shapes"]
         total = {"name": f"a step of {len(rows)} ops", "shapes": [], "threads": ""}
         for key in ("bytes", "flops", "seconds"):
             total[key] = sum(row[key] or 0 for row in rows)
         for row in [*rows, total]:
-            line = f"{row['name']:<44} {row['threads']:>7} {row['bytes'] / 1e3:>9.1f} {row['flops'] / 1e6:>9.3f}"
+            line = f"{row['name']:<{width}} {row['threads']:>7} {row['bytes'] / 1e3:>9.1f} {row['flops'] / 1e6:>9.3f}"
             if timed:
                 rate = row["flops"] / row["seconds"] / 1e9 if row["seconds"] else 0.0
                 line += f" {row['seconds'] * 1e6:>9.2f} {rate:>8.1f}"
