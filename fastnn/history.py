@@ -106,13 +106,15 @@ class History(Mapping[str, list[float]]):
         Raises
         ------
         ValueError
-            If ``by`` is neither.
+            If ``by`` is neither, or nothing was measured by iteration.
         OSError
             If the file cannot be written.
         """
         if by not in ("epoch", "iteration"):
             raise ValueError(f"by: got {by!r}, expected 'epoch' or 'iteration'")
         columns = self._columns() if by == "epoch" else self.iterations
+        if not columns:
+            raise ValueError("by: got 'iteration', which fit measures with validation_every only")
         text = io.StringIO(newline="")
         csv.writer(text).writerow(columns)
         _write_rows(text, columns)

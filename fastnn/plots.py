@@ -35,6 +35,8 @@ _COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 _WRONG = "#D55E00"
 _MARKERS = "os^Dv"  # the next when the colours are used up
 _KINDS = {"": ("training", "-"), "val_": ("validation", "--")}
+_BESIDE: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
+_MAX_INSIDE = 4  # runs whose legend leaves room for their curves
 _MAX_TILES = 400
 _MAX_COUNTS = 30  # classes whose counts can be read in a matrix
 
@@ -69,7 +71,7 @@ def curves(
     ImportError
         If matplotlib is not installed.
     TypeError
-        If ``histories`` or ``ax`` is something else.
+        If ``histories``, ``metric`` or ``ax`` is something else.
     ValueError
         If there is no history, or one has no such metric; or ``by`` is neither.
 
@@ -90,14 +92,20 @@ def curves(
         raise ValueError("histories: got none, expected at least one")
     if by not in ("epoch", "iteration"):
         raise ValueError(f"by: got {by!r}, expected 'epoch' or 'iteration'")
+    if not isinstance(metric, str):
+        raise TypeError(f"metric: got {metric!r:.60}, expected a name such as 'loss'")
     tables: dict[str, Mapping[str, list[float]]] = {
         label: history if by == "epoch" else history.iterations for label, history in runs.items()
     }
     for label, table in tables.items():
         if not any(table.get(kind + metric) for kind in _KINDS):
             of = "" if single else f" of {label!r}"
+            if not table:
+                hint = "; give fit validation_every" if by == "iteration" else ""
+                raise ValueError(f"histories: got no figures by {by}{of}, expected some{hint}")
             raise ValueError(f"metric: got {metric!r}, expected one of {list(table)}{of}")
-    ax = _axes(ax, 5, 3.5)
+    many = len(tables) > _MAX_INSIDE
+    ax = _axes(ax, 7 if many else 5, 3.5)
     from matplotlib.ticker import MaxNLocator
 
     for i, (label, table) in enumerate(tables.items()):
@@ -117,7 +125,7 @@ def curves(
     if not single and any(table.get(f"val_{metric}") for table in tables.values()):
         for name, style in _KINDS.values():  # say once what the styles mean
             ax.plot([], [], color="gray", linestyle=style, label=name)
-    ax.legend(frameon=False)
+    ax.legend(frameon=False, **_BESIDE if many else {})
     ax.set(xlabel=by, ylabel=metric, title=f"{metric} by {by}".capitalize())
     ax.xaxis.set_major_locator(
         MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True, min_n_ticks=1)
@@ -485,7 +493,7 @@ def bars(
     ax.margins(x=0.12)
     ax.spines[["top", "right"]].set_visible(False)
     if grouped:
-        ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+        ax.legend(frameon=False, **_BESIDE)
     return ax
 
 

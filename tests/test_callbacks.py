@@ -352,6 +352,8 @@ def test_history_to_csv(blobs, tmp_path):
     assert [float(row["val_loss"]) for row in rows] == history.iterations["val_loss"]
     with pytest.raises(ValueError, match=r"^by: got 'batch'"):
         history.to_csv(path, by="batch")
+    with pytest.raises(ValueError, match=r"^by: got 'iteration', .* validation_every"):
+        net().fit(*blobs, verbose=0).to_csv(path, by="iteration")
 
 
 def test_a_file_for_each_epoch(blobs, tmp_path):

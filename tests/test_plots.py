@@ -118,6 +118,14 @@ def test_curves_of_several_runs():
     assert lines[0].get_color() == lines[1].get_color() != lines[2].get_color()
 
 
+def test_the_legend_of_many_runs_is_beside_their_curves():
+    for runs in (4, 5):
+        ax = plots.curves({str(i): history() for i in range(runs)})
+        ax.figure.draw_without_rendering()
+        beside = ax.get_legend().get_window_extent().x0 >= ax.get_window_extent().x1
+        assert beside == (runs > 4)
+
+
 def test_runs_differ_in_colour_or_marker():
     ax = plots.curves({str(i): history(2, validation=False) for i in range(21)})
     assert len({(line.get_color(), line.get_marker()) for line in ax.get_lines()}) == 21
@@ -295,13 +303,19 @@ SPOILED = np.where(X == X[3, 2, 1], NAN, X)
         (lambda: plots.curves([1, 2]), TypeError, r"histories: got \[1, 2\], expected History"),
         (lambda: plots.curves({"a": [1, 2]}), TypeError, "histories: got .* expected History"),
         (lambda: plots.curves({}), ValueError, "histories: got none"),
-        (lambda: plots.curves(fnn.History()), ValueError, r"metric: got 'loss', .* one of \[\]"),
+        (lambda: plots.curves(fnn.History()), ValueError, "histories: got no figures by epoch, "),
         (lambda: plots.curves(history(), "f1"), ValueError, "metric: got 'f1', .*'val_accuracy'"),
         (
             lambda: plots.curves({"a": history(), "b": fnn.History()}),
             ValueError,
-            r"metric: got 'loss', expected one of \[\] of 'b'",
+            "histories: got no figures by epoch of 'b'",
         ),
+        (
+            lambda: plots.curves(fnn.History(), by="iteration"),
+            ValueError,
+            "histories: got no figures by iteration, .*validation_every",
+        ),
+        (lambda: plots.curves(history(), 3), TypeError, "metric: got 3, expected a name"),
         (lambda: plots.curves(history(), by="step"), ValueError, "by: got 'step'"),
         (lambda: plots.confusion_matrix([1, 2]), ValueError, r"matrix: got shape \(2,\)"),
         (lambda: plots.confusion_matrix(np.ones((2, 3), int)), ValueError, r"expected \(C, C\)"),
