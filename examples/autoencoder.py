@@ -77,12 +77,12 @@ def main() -> None:
     images.suptitle("test images, and what 32 numbers keep of them", fontsize="medium")
 
     # The two directions in which the 32 numbers differ most.
-    codes = model.features(x_test[:3000], layer=LATENT)
+    codes = model.features(seen_test[:3000], layer=LATENT)
     codes = codes - codes.mean(axis=0)
     plane = codes @ np.linalg.svd(codes, full_matrices=False)[2][:2].T
     axes = space.subplots()
     points = axes.scatter(*plane.T, c=labels[:3000], cmap="tab10", s=6)
-    axes.legend(*points.legend_elements(), ncols=5, frameon=False)
+    space.legend(*points.legend_elements(), loc="outside lower center", ncols=10, frameon=False)
     axes.set(title="the numbers of 3,000 test images, seen from the side where they differ most")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(options.out, dpi=100)
