@@ -32,6 +32,7 @@ INLINE void store(float *p, vf x, int n) {
 
 /* the derivative of l1 * abs(w) + l2 * w**2 */
 INLINE vf penalty_slope(vf w, float l1, float l2) {
+    if (l1 == 0) return v_set1(2 * l2) * w;
     /* l1 with the sign of w, 0 where w is */
     const vi sign = ((vi)v_set1(l1) | ((vi)w & vi_set1(INT32_MIN))) & (w != v_set1(0.0f));
     return v_fma(v_set1(2 * l2), w, (vf)sign);

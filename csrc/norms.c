@@ -1,40 +1,32 @@
-/* Penalties on weights and the norm of the gradient: sums over many weights, in double, one per chunk
- * and then added up in order, so that they do not depend on the threads; and their use. */
+/* Penalties on weights and the norm of the gradient: sums over many weights, one per chunk
+ * and then, in double, added up in order, so that they do not depend on the threads; and their use. */
 #include "kernel.h"
+
+#include <float.h>
 
 #define GRAIN 256 /* floats; a share starts on a cache line */
 
-enum { HALF = VL / 2, CHAINS = 4 }; /* as many sums at once hide the additions' latency */
-typedef float vh __attribute__((vector_size(4 * HALF)));
-typedef int32_t vhi __attribute__((vector_size(4 * HALF)));
-typedef double vd __attribute__((vector_size(8 * HALF)));
+enum { CHAINS = 4 }; /* as many sums at once hide the additions' latency */
 
-INLINE vd vd_fma(vd a, vd b, vd c) {
-#ifdef AVX512
-    return _mm512_fmadd_pd(a, b, c);
-#elif VL == 8
-    return _mm256_fmadd_pd(a, b, c);
-#else
-    return a * b + c;
-#endif
-}
-
-/* sum(x**2), or sum(abs(x)), of n values */
+/* sum(x**2), or sum(abs(x)), of one chunk: so few terms a lane that its sum may be a float */
 INLINE double sum_of(const bool squares, const float *x, int64_t n) {
-    vd lanes[CHAINS] = {{0}};
+    vf lanes[CHAINS] = {{0}};
+#define ADD(chain, i, n)                                                                           \
+    do {                                                                                           \
+        const vf part = load(x + i, n);                                                            \
+        lanes[chain] = squares ? v_fma(part, part, lanes[chain]) : lanes[chain] + v_abs(part);     \
+    } while (0)
     int64_t i = 0;
-    for (; i + CHAINS * HALF <= n; i += CHAINS * HALF)
-        for (int chain = 0; chain < CHAINS; chain++) {
-            vh part;
-            memcpy(&part, x + i + chain * HALF, sizeof part);
-            if (!squares) part = (vh)((vhi)part & 0x7fffffff);
-            const vd wide = __builtin_convertvector(part, vd);
-            lanes[chain] = squares ? vd_fma(wide, wide, lanes[chain]) : lanes[chain] + wide;
-        }
+    for (; i + CHAINS * VL <= n; i += CHAINS * VL)
+        for (int chain = 0; chain < CHAINS; chain++) ADD(chain, i + chain * VL, VL);
+    for (; i + VL <= n; i += VL) ADD(0, i, VL);
+    if (i < n) ADD(0, i, (int)(n - i));
     double sum = 0;
     for (int chain = 0; chain < CHAINS; chain++)
-        for (int lane = 0; lane < HALF; lane++) sum += lanes[chain][lane];
-    for (; i < n; i++) sum += squares ? (double)x[i] * (double)x[i] : __builtin_fabs((double)x[i]);
+        for (int lane = 0; lane < VL; lane++) sum += (double)lanes[chain][lane];
+    if (sum <= (double)FLT_MAX) return sum;
+    sum = 0; /* too large for a float, if no NaN */
+    for (i = 0; i < n; i++) sum += squares ? (double)x[i] * (double)x[i] : __builtin_fabs((double)x[i]);
     return sum;
 }
 

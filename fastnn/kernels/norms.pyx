@@ -16,7 +16,7 @@ def chunk_sums(const float[::1] x not None, float l1, float l2, double[::1] sums
     fixed("chunk_sums", "sums", sums.shape[0], (x.shape[0] + FNN_CHUNK - 1) // FNN_CHUNK)
     check_alphas("chunk_sums", l1, l2)
     args.x, args.l1, args.l2, args.sums, args.n = &x[0], l1, l2, &sums[0], x.shape[0]
-    submit(FNN_OP_chunk_sums, &args, sizeof(args), 4.0 * args.n, (x.base,), (sums.base,))
+    submit(FNN_OP_chunk_sums, &args, sizeof(args), 2.0 * args.n, (x.base,), (sums.base,))
 
 
 def add_chunk_sums(const double[::1] sums not None, float[::1] loss not None):
