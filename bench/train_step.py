@@ -71,9 +71,9 @@ def empty_trainer(net: str, eager: bool = False, fuse: bool = True) -> Trainer:
     return Trainer(model, data, loss, optimizer, batch_size=1, eager=eager, fuse=fuse)
 
 
-def cases(nets: list[str], ways: list[str], threads: list[int]) -> list[Case]:
+def cases(nets: list[str], ways: list[str], threads: list[int], data: str) -> list[Case]:
     """Every net in every way; eager and recorded steps with each number of threads."""
-    pixels, labels, _ = pixels_and_labels()
+    pixels, labels = pixels_and_labels(data)
     made = []
     for net in nets:
         for way in ways:
@@ -90,9 +90,9 @@ def cases(nets: list[str], ways: list[str], threads: list[int]) -> list[Case]:
     return made
 
 
-def profile(row: Row, threads: int, steps: int) -> None:
+def profile(row: Row, threads: int, steps: int, data: str) -> None:
     """Print the fused plan's operations with their times."""
-    pixels, labels, _ = pixels_and_labels()
+    pixels, labels = pixels_and_labels(data)
     fnn.set_num_threads(threads)
     trainer = training(row, row.weights(), pixels, labels)
     trainer.run_epoch()
@@ -109,6 +109,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rows", type=names_in(nets), default=default, metavar="A,B")
     parser.add_argument("--ways", type=names_in(list(WAYS)), default=list(WAYS), metavar="A,B")
     parser.add_argument("--threads", default="1,2", help="numbers of threads to run with")
+    parser.add_argument("--data", choices=["noise", "mnist"], default="noise", help="the pixels")
     parser.add_argument("--rounds", type=int, default=7, help="repeats of each")
     parser.add_argument("--seconds", type=float, default=0.1, help="length of a repeat")
     parser.add_argument("--profile", action="store_true", help="only print the plans' op times")
@@ -119,9 +120,9 @@ def main(arguments: list[str] | None = None) -> None:
         for net in options.rows:
             if net in TRAINED:
                 for count in threads:
-                    profile(TRAINED[net], count, 200)
+                    profile(TRAINED[net], count, 200, options.data)
         return
-    made = cases(options.rows, options.ways, threads)
+    made = cases(options.rows, options.ways, threads, options.data)
     for _ in range(options.rounds):  # in turns, so that the machine's drift meets all alike
         for case in made:
             case.turn(options.seconds)

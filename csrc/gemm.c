@@ -1,7 +1,8 @@
 /* Matrix products, and the dense layer's three: x @ w + b, dout @ w.T, x.T @ dout.
  *
  * A product is cut into blocks that fit the caches and these into register tiles (tile.h); b is
- * packed, and transposed on the way, where it pays or must be. */
+ * packed, and transposed on the way, where it pays or must be.  Columns of a that are 0 in every row,
+ * like an image's rim, are left out: these terms change no sum of finite numbers. */
 #include "tile.h"
 
 enum {
@@ -10,7 +11,11 @@ enum {
     SHORT_K = 48,                               /* rows of b that a short tile reads before it moves on */
     A_STRIDE = KC + 16,                         /* of a copied row: rows must not share cache sets */
     A_SPACE = MC * A_STRIDE,                    /* floats for a copied block of a */
-    NC = (FNN_WORKSPACE / 4 - A_SPACE) / KC / PANEL * PANEL /* columns of b that fit beside it */
+    NC = (FNN_WORKSPACE / 4 - A_SPACE) / KC / PANEL * PANEL, /* columns of b that fit beside it */
+    GAP = 4,                                    /* fewer columns of zeros are not worth a run's end */
+    MAX_RUNS = KC / (GAP + 1) + 1,
+    FEW_ROWS = 256,                             /* more rows seldom share a zero */
+    SMALL = 16384                               /* floats; a matrix in L1 is computed, not asked */
 };
 
 typedef float v4 __attribute__((vector_size(16)));
@@ -47,20 +52,62 @@ void FN(pack)(const float *from, ptrdiff_t stride, int64_t rows, int columns, fl
             for (int j = 0; j < PANEL; j++) to[j] = j < columns ? from[j] : 0;
 }
 
-/* A block of a, rows x columns as it is stored, copied next to each other. */
-static void copy_block(const float *from, ptrdiff_t stride, int64_t rows, int64_t columns, float *to, ptrdiff_t to_stride) {
-    for (int64_t r = 0; r < rows; r++, from += stride, to += to_stride) memcpy(to, from, (size_t)columns * sizeof(float));
+/* Runs of columns of some rows, copied next to each other. */
+static void copy_runs(const float *from, ptrdiff_t stride, int64_t rows, const run *runs, int64_t n_runs, float *to, ptrdiff_t to_stride) {
+    for (const run *r = runs; r < runs + n_runs; to += r->k, r++)
+        for (int64_t row = 0; row < rows; row++)
+            memcpy(to + row * to_stride, from + row * stride + r->a, (size_t)r->k * sizeof(float));
 }
 
-/* Rows [m0, m1) of columns [n0, n0 + columns), summed over [k0, k0 + kc), in tiles of equal height;
- * a points at row m0, b at column n0, both at k0. */
-static void run_rows(const product *p, int64_t m0, int64_t m1, int64_t n0, int columns, int64_t k0, int64_t kc,
+static void pack_runs(const float *from, ptrdiff_t stride, const run *runs, int64_t n_runs, int columns, float *to) {
+    for (const run *r = runs; r < runs + n_runs; to += r->k * PANEL, r++)
+        FN(pack)(from + r->b, stride, r->k, columns, to);
+}
+
+/* Whether some of n columns of a, which meet `size` floats of a matrix, may be 0 in every row; mostly
+ * the first row tells. */
+static bool may_have_gaps(const float *a, int64_t rows, int64_t n, int64_t size) {
+    if (rows > FEW_ROWS || size < SMALL) return false;
+    vi filled = vi_set1(-1);
+    int64_t j = 0;
+    for (; j + VL <= n; j += VL) filled &= v_load(a + j) != v_set1(0);
+    if (j < n) filled &= ~(vi_first((int)(n - j)) & (load_part(a + j, (int)(n - j)) == v_set1(0)));
+    return v_filled((vf)filled) != (1u << VL) - 1;
+}
+
+/* The runs of columns of a, n <= KC of them in rows `stride` apart, that are not 0 in every row. */
+static int64_t find_runs(const float *a, int64_t rows, ptrdiff_t stride, int64_t n, ptrdiff_t bs, run *runs) {
+    int64_t found = 0, end = 0; /* of the last run */
+    for (int64_t j = 0; j < n; j += VL) {
+        const int lanes = (int)min64(VL, n - j);
+        unsigned filled = 0;
+        for (int64_t r = 0; r < rows && filled != (1u << lanes) - 1; r++) filled |= v_filled(load_part(a + r * stride + j, lanes));
+        while (filled) {
+            const int first = __builtin_ctz(filled), next = first + __builtin_ctz(~(filled >> first));
+            if (found && j + first - end < GAP) runs[found - 1].k = j + next - runs[found - 1].a;
+            else runs[found++] = (run){j + first, (j + first) * bs, next - first};
+            end = j + next;
+            filled = filled >> next << next;
+        }
+    }
+    return found;
+}
+
+/* The part of every sum that a block takes: terms [k0, k0 + k), of which only the runs count. */
+typedef struct {
+    int64_t k0, k, n_runs;
+    const run *runs;
+} terms;
+
+/* Rows [m0, m1) of columns [n0, n0 + columns), in tiles of equal height; a points at row m0, b at
+ * column n0, both at k0. */
+static void run_rows(const product *p, int64_t m0, int64_t m1, int64_t n0, int columns, const terms *sum,
                      const float *a, ptrdiff_t as, const float *b, ptrdiff_t bs) {
     const int nv = (columns + VL - 1) / VL;
-    const bool final = k0 + kc == p->k;
-    const run whole = {0, 0, kc};
-    tile t = {.as = p->at ? as : 1, .b = b, .bs = bs, .cs = p->n, .runs = &whole, .n_runs = 1, .last = columns - (nv - 1) * VL,
-              .finish = p->finish == STORE && k0 > 0 ? ADD : p->finish, .scale = p->scale,
+    const bool final = sum->k0 + sum->k == p->k;
+    tile t = {.as = p->at ? as : 1, .b = b, .bs = bs, .cs = p->n, .runs = sum->runs, .n_runs = sum->n_runs,
+              .last = columns - (nv - 1) * VL,
+              .finish = p->finish == STORE && sum->k0 > 0 ? ADD : p->finish, .scale = p->scale,
               .bias = final && p->bias ? p->bias + n0 : NULL, .relu = final && p->relu};
     t.a = a;
     t.c = p->c + m0 * p->n + n0;
@@ -70,26 +117,41 @@ static void run_rows(const product *p, int64_t m0, int64_t m1, int64_t n0, int c
 /* Rows [m0, m1) and columns [n0, n1) of the product. */
 static void run_block(const product *p, int64_t m0, int64_t m1, int64_t n0, int64_t n1, fnn_part part) {
     const int64_t rows = m1 - m0;
+    if (rows == 0) return;
     const bool packed = p->bt || rows >= 3 * MR;
+    const bool gaps = !p->at && !p->bt && may_have_gaps(p->a + m0 * p->k, rows, p->k, p->k * p->n);
     const int64_t blocks = (p->k + KC - 1) / KC, kb = (p->k + blocks - 1) / blocks; /* equal blocks of k */
     const int64_t lda = p->at ? p->m : p->k, am = p->at ? 1 : lda, ak = p->at ? lda : 1;
+    run runs[MAX_RUNS];
     if (!packed && rows <= 4) {
         /* One short tile: stream b along its rows, as wide as the registers allow. */
         const int wide = FN(tile_widest)[rows] * VL;
         const int64_t ks = p->finish == STORE ? SHORT_K : kb;
-        for (int64_t k = 0; k < p->k; k += ks)
+        for (int64_t k = 0; k < p->k; k += ks) {
+            const float *a = p->a + m0 * am + k * ak;
+            terms sum = {k, min64(ks, p->k - k), 1, runs};
+            runs[0] = (run){0, 0, sum.k};
+            if (gaps) sum.n_runs = find_runs(a, rows, lda, sum.k, p->n, runs);
             for (int64_t n = n0; n < n1; n += wide)
-                run_rows(p, m0, m1, n, (int)min64(wide, n1 - n), k, min64(ks, p->k - k),
-                         p->a + m0 * am + k * ak, lda, p->b + k * p->n + n, p->n);
+                run_rows(p, m0, m1, n, (int)min64(wide, n1 - n), &sum, a, lda, p->b + k * p->n + n, p->n);
+        }
         return;
     }
     float *space = fnn_workspace(), *a_space = space + (FNN_WORKSPACE / 4 - A_SPACE);
     const bool large = rows > MC; /* more than one block of rows: keep what is packed */
-    const bool copy = large && n1 - n0 >= 4 * PANEL && p->k >= 48;
-    for (int64_t nb = n0, nc = large ? NC : PANEL; nb < n1; nb += nc) {
-        const int64_t ne = min64(nb + nc, n1);
-        for (int64_t k = 0; k < p->k; k += kb) {
-            const int64_t kc = min64(kb, p->k - k);
+    for (int64_t k = 0; k < p->k; k += kb) {
+        terms sum = {k, min64(kb, p->k - k), 1, runs};
+        runs[0] = (run){0, 0, sum.k};
+        if (gaps) sum.n_runs = find_runs(p->a + m0 * lda + k, rows, lda, sum.k, p->n, runs);
+        const int64_t n_runs = sum.n_runs;
+        const bool copy = (packed && n_runs > 1) || (large && n1 - n0 >= 4 * PANEL && p->k >= 48);
+        run joined = {copy ? 0 : runs[0].a, 0, 0};
+        if (packed) { /* with no gap between the runs */
+            for (const run *r = runs; r < runs + n_runs; r++) joined.k += r->k;
+            sum.runs = &joined, sum.n_runs = 1;
+        }
+        for (int64_t nb = n0, nc = large ? NC : PANEL; nb < n1; nb += nc) {
+            const int64_t ne = min64(nb + nc, n1);
             for (int64_t m = m0; m < m1; m += MC) {
                 if (fnn_interrupted(part)) return;
                 const int64_t me = min64(m + MC, m1);
@@ -97,23 +159,54 @@ static void run_block(const product *p, int64_t m0, int64_t m1, int64_t n0, int6
                 ptrdiff_t as = lda;
                 if (copy) {
                     as = p->at ? me - m : A_STRIDE;
-                    copy_block(a, lda, p->at ? kc : me - m, p->at ? me - m : kc, a_space, as);
+                    if (p->at) copy_runs(a, lda, sum.k, &(run){0, 0, me - m}, 1, a_space, as);
+                    else if (large || nb == n0) copy_runs(a, lda, me - m, runs, n_runs, a_space, as);
                     a = a_space;
                 }
                 for (int64_t n = nb; n < ne; n += PANEL) {
                     const int columns = (int)min64(PANEL, ne - n);
                     const float *b = p->b + (p->bt ? n * p->k + k : k * p->n + n);
-                    ptrdiff_t bs = p->bt ? p->k : p->n;
                     if (packed) {
-                        float *to = space + (n - nb) * kc;
-                        if (m == m0) (p->bt ? FN(pack_transposed) : FN(pack))(b, bs, kc, columns, to);
-                        b = to, bs = PANEL;
+                        float *to = space + (n - nb) * joined.k;
+                        if (m == m0 && p->bt) FN(pack_transposed)(b, p->k, sum.k, columns, to);
+                        else if (m == m0) pack_runs(b, p->n, runs, n_runs, columns, to);
+                        b = to;
                     }
-                    run_rows(p, m, me, n, columns, k, kc, a, as, b, bs);
+                    run_rows(p, m, me, n, columns, &sum, a, as, b, packed ? PANEL : p->n);
                 }
             }
         }
     }
+}
+
+static void clear_rows(const product *p, int64_t m0, int64_t m1, block s) {
+    if (p->finish == STORE)
+        for (int64_t m = m0; m < m1; m++) memset(p->c + m * p->n + s.n0, 0, (size_t)(s.n1 - s.n0) * sizeof(float));
+}
+
+/* Where a is transposed, its columns are rows of c, which are 0, or stay, where the columns are. */
+static void run_transposed(const product *p, block s, fnn_part part) {
+    if (!may_have_gaps(p->a + s.m0, p->k, s.m1 - s.m0, p->m * p->n)) {
+        run_block(p, s.m0, s.m1, s.n0, s.n1, part);
+        return;
+    }
+    run runs[MAX_RUNS];
+    int64_t lo = s.m0, hi = s.m0; /* rows to be computed */
+    for (int64_t m = s.m0, step; m < s.m1; m += step) {
+        step = min64(KC, s.m1 - m);
+        const int64_t found = find_runs(p->a + m, p->k, p->m, step, 0, runs);
+        for (const run *r = runs; r < runs + found; r++) {
+            const int64_t first = m + r->a;
+            if (first - hi >= GAP) {
+                run_block(p, lo, hi, s.n0, s.n1, part);
+                clear_rows(p, hi, first, s);
+                lo = first;
+            }
+            hi = first + r->k;
+        }
+    }
+    run_block(p, lo, hi, s.n0, s.n1, part);
+    clear_rows(p, hi, s.m1, s);
 }
 
 /* The penalty's part of ADD_SCALED. */
@@ -134,32 +227,40 @@ static void add_penalty(const product *p, block s) {
 }
 
 /* A sum of one term (a batch of one): no tile, but rows of c at the speed of memory. */
-static void run_outer(const product *p, int64_t m0, int64_t m1, int64_t n0, int64_t n1) {
+INLINE void outer_rows(const bool add, const bool penalty, const product *p, block s) {
     const vf scale = v_set1(p->scale);
-    const bool add = p->finish == ADD_SCALED, penalty = p->l1 != 0 || p->l2 != 0;
+    const bool skip = add && !penalty && p->m * p->n >= SMALL;
     const float l1 = p->l1, l2 = p->l2, *b = p->b;
-    for (int64_t m = m0; m < m1; m++) {
+    for (int64_t m = s.m0; m < s.m1; m++) {
+        if (skip && p->a[m] == 0) continue;
         const vf x = v_set1(p->a[m]);
         float *c = p->c + m * p->n;
-        int64_t n = n0;
+        int64_t n = s.n0;
 #define OUTER(n, lanes)                                                                            \
     do {                                                                                           \
         vf r = x * load(b + n, lanes);                                                             \
         if (penalty) r += penalty_slope(load(c + n, lanes), l1, l2);                               \
         store(c + n, add ? v_fma(scale, r, load(c + n, lanes)) : r, lanes);                        \
     } while (0)
-        for (; n + VL <= n1; n += VL) OUTER(n, VL);
-        if (n < n1) OUTER(n, (int)(n1 - n));
+        for (; n + VL <= s.n1; n += VL) OUTER(n, VL);
+        if (n < s.n1) OUTER(n, (int)(s.n1 - n));
     }
+}
+
+static void run_outer(const product *p, block s) {
+    if (p->finish != ADD_SCALED) outer_rows(false, false, p, s);
+    else if (p->l1 != 0 || p->l2 != 0) outer_rows(true, true, p, s);
+    else outer_rows(true, false, p, s);
 }
 
 void FN(product)(const product *p, block s, fnn_part part) {
     if (s.m0 == s.m1 || s.n0 == s.n1) return;
     if (p->k == 1 && !p->bias && !p->relu && !p->bt) {
-        run_outer(p, s.m0, s.m1, s.n0, s.n1);
+        run_outer(p, s);
     } else if (p->k > 0) {
         if (p->l1 != 0 || p->l2 != 0) add_penalty(p, s);
-        run_block(p, s.m0, s.m1, s.n0, s.n1, part);
+        if (p->at) run_transposed(p, s, part);
+        else run_block(p, s.m0, s.m1, s.n0, s.n1, part);
     } else if (p->finish == STORE) { /* an empty sum */
         for (int64_t m = s.m0; m < s.m1; m++)
             for (int64_t n = s.n0; n < s.n1; n++) {

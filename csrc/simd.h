@@ -58,6 +58,19 @@ INLINE vi vi_iota(void) {
 /* all ones in the first n lanes */
 INLINE vi vi_first(int n) { return vi_iota() < vi_set1(n); }
 
+/* bit i tells whether lane i is not 0 */
+INLINE unsigned v_filled(vf x) {
+#ifdef AVX512
+    return _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_NEQ_UQ);
+#elif VL == 8
+    return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_NEQ_UQ));
+#else
+    unsigned bits = 0;
+    for (int i = 0; i < VL; i++) bits |= (unsigned)(x[i] != 0) << i;
+    return bits;
+#endif
+}
+
 INLINE vf v_select(vi mask, vf yes, vf no) {
 #if VL == 8
     return _mm256_blendv_ps(no, yes, (vf)mask);

@@ -73,9 +73,17 @@ def test_rows_describe_the_work(rows):
     gelu = rows.ROWS["gelu-64"]
     assert rows.Dropout(0.2) in gelu.layers
     assert rows.Dropout(0.2) not in gelu.without_dropout().layers
-    pixels, labels, _ = rows.pixels_and_labels()
+    pixels, labels = rows.pixels_and_labels("noise")
     x, y = rows.batches(pixels, labels, 24)
-    assert x.shape == (170, 24, 784) and y.shape == (170, 24) and 0 < x.max() <= 1
+    assert x.shape == (170, 24, 784) and y.shape == (170, 24) and 0 < x.min() < x.max() <= 1
+
+
+@pytest.mark.skipif("FASTNN_DATA" not in os.environ, reason="FASTNN_DATA is not set")
+def test_rows_on_mnist(rows):
+    pixels, labels = rows.pixels_and_labels("mnist")
+    (x, y), _ = fnn.load_mnist()
+    np.testing.assert_array_equal(pixels.reshape(-1, 28, 28), x[: len(pixels)])
+    np.testing.assert_array_equal(labels, y[: len(pixels)])
 
 
 def test_rows_count_useful_multiplications(rows):

@@ -460,6 +460,33 @@ def test_binary_cross_entropy_of_large_logits(isa):
     assert dx.tolist() == [[0, 0, 0.25, -0.25]]
 
 
+@pytest.mark.parametrize("rows", [1, 3, 17, 24, 100, 300])
+@pytest.mark.parametrize("zeros", ["rim", "none", "one", "all but one", "all", "at random"])
+def test_columns_of_zeros(isa, rows, zeros):
+    """To the same bits as with a number there that meets a row of zeros."""
+    rng = np.random.default_rng(rows)
+    i, o = 797, 131  # neither ends with a vector
+    empty = {
+        "rim": np.arange(i) % 28 >= rng.integers(15, 25, i // 28 + 1).repeat(28)[:i],
+        "none": np.zeros(i, bool),
+        "one": np.arange(i) == 500,
+        "all but one": np.arange(i) != 500,
+        "all": np.ones(i, bool),
+        "at random": rng.random(i) < 0.8,
+    }[zeros]
+    x, w, dout = (rng.standard_normal(s).astype(np.float32) for s in ((rows, i), (i, o), (rows, o)))
+    b, x_empty = rng.standard_normal(o).astype(np.float32), np.where(empty, np.float32(0), x)
+    out, expected = np.full((2, rows, o), np.nan, np.float32)
+    kernels.dense_forward(x_empty, w, b, out)
+    kernels.dense_forward(x, np.where(empty[:, None], np.float32(0), w), b, expected)
+    np.testing.assert_array_equal(out, expected)
+    dw, expected = np.full((2, i, o), np.nan, np.float32)
+    kernels.gemm_tn(x_empty, dout, dw)
+    kernels.gemm_tn(x, dout, expected)
+    expected[empty] = 0
+    np.testing.assert_array_equal(dw, expected)
+
+
 def test_a_huge_gradient_is_clipped(isa):
     grad, squares = np.full(3000, 1e30, np.float32), np.empty(3)
     kernels.chunk_sums(grad, 0, 1, squares)

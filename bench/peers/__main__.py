@@ -184,18 +184,18 @@ class Peak:
 
 @contextlib.contextmanager
 def started(
-    names: list[str], threads: list[int], rows: list[str]
+    names: list[str], threads: list[int], rows: list[str], data: str = "noise"
 ) -> Iterator[tuple[list[Process], dict[str, str]]]:
     """All processes, handed data and weights through a temporary folder, and their versions."""
     processes: list[Process] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        pixels, labels, source = pixels_and_labels()
+        pixels, labels = pixels_and_labels(data)
         np.save(folder / "pixels.npy", pixels)
         np.save(folder / "labels.npy", labels)
         for row in rows:
             np.savez(folder / f"{row}.npz", *ALL[row].weights())
-        print(f"data: {source}, {len(pixels)} samples", file=sys.stderr)
+        print(f"data: {data}, {len(pixels)} samples", file=sys.stderr)
         try:
             for name in names:
                 if importlib.util.find_spec(LIBRARIES[name].package) is None:
@@ -330,6 +330,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rows", type=names_in(list(ALL)), default=list(ROWS), metavar="A,B")
     parser.add_argument("--libs", type=names_in(list(LIBRARIES)), default=DEFAULT, metavar="A,B")
     parser.add_argument("--threads", type=str, default="1,2", help="numbers of threads to try")
+    parser.add_argument("--data", choices=["noise", "mnist"], default="noise", help="the pixels")
     parser.add_argument("--rounds", type=int, default=4, help="turns that each library gets")
     parser.add_argument("--repeats", type=int, default=2, help="repeats a turn")
     parser.add_argument("--seconds", type=float, default=0.2, help="length of a repeat")
@@ -347,7 +348,7 @@ def main(arguments: list[str] | None = None) -> int:
     problems: list[str] = []
     table: dict[str, list[Result]] = {}
     peak = Peak(max(threads))
-    with started(names, threads, options.rows) as (processes, versions):
+    with started(names, threads, options.rows, options.data) as (processes, versions):
         names = [name for name in names if name in versions]
         for row in options.rows:
             table[row] = run_row(
@@ -361,7 +362,8 @@ def main(arguments: list[str] | None = None) -> int:
     report(figures, names, options.by, peak)
     if options.json:
         limits = {"threads": peak.threads, "gflops": peak.flops, "l2": peak.l2}
-        everything = {"versions": versions, "by": options.by, "peak": limits, "rows": figures}
+        everything = {"versions": versions, "data": options.data, "by": options.by}
+        everything |= {"peak": limits, "rows": figures}
         options.json.write_text(json.dumps(everything, indent=1) + "\n")
     for problem in problems:
         print(f"\nPROBLEM: {problem}", file=sys.stderr)
