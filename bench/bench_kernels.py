@@ -47,8 +47,16 @@ class Row:
     sizes: dict[str, int]
     change: Callable[[dict[str, Any]], dict[str, Any]] = as_drawn
 
+    def seed(self) -> int:
+        """Return the first seed whose arguments leave no output out."""
+
+        def whole(arguments: dict[str, Any]) -> bool:
+            return all(arguments[name] is not None for name in self.case.outputs)
+
+        return next(n for n in range(99) if whole(self.case.arguments(self.sizes, n)))
+
     def arguments(self) -> list[Any]:
-        return list(self.change(self.case.arguments(self.sizes)).values())
+        return list(self.change(self.case.arguments(self.sizes, self.seed())).values())
 
 
 KERNELS = {case.name: Row(case, case.bench) for case in cases.TABLE}
@@ -98,7 +106,7 @@ def test_kernel(
 ) -> None:
     """Verify one kernel at some sizes, then time it."""
     row = ROWS[name]
-    checks.check_against_reference(row.case, row.sizes)
+    checks.check_against_reference(row.case, row.sizes, row.seed())
     benchmark.group = name
     benchmark.extra_info["sizes"] = row.sizes
     benchmark(getattr(SIDES[side], row.case.name), *row.arguments())
