@@ -81,7 +81,7 @@ def test_rows_describe_the_work(rows):
 @pytest.mark.skipif("FASTNN_DATA" not in os.environ, reason="FASTNN_DATA is not set")
 def test_rows_on_mnist(rows):
     pixels, labels = rows.pixels_and_labels("mnist")
-    (x, y), _ = fnn.load_mnist()
+    (x, y), _ = fnn.datasets.load_mnist()
     np.testing.assert_array_equal(pixels.reshape(-1, 28, 28), x[: len(pixels)])
     np.testing.assert_array_equal(labels, y[: len(pixels)])
 
