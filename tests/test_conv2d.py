@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import fastnn as fnn
+from fastnn import reference
 
 IMAGE = (9, 8, 2)
 
@@ -52,6 +53,47 @@ def test_a_transposed_convolution_adds_windows(backend):
     model.layers[0].w[...] = np.array([[1, 2], [3, 4]]).reshape(2, 2, 1, 1)
     got = model.predict(np.array([1.0, 10, 100, 1000]).reshape(1, 2, 2, 1))
     assert got.reshape(3, 3).tolist() == [[1, 12, 20], [103, 1234, 2040], [300, 3400, 4000]]
+
+
+def channels_first(torch, images):
+    return torch.tensor(images.transpose(0, 3, 1, 2).copy(), requires_grad=True)
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("transposed", [False, True])
+def test_the_reference_computes_what_torch_does(seed, transposed):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(seed)
+    n, h, w, c, k, *stride = rng.integers([1, 6, 6, 1, 1, 1, 1], [4, 12, 12, 6, 6, 4, 4]).tolist()
+    size, pad, dilation = (rng.integers(low, 4, 2).tolist() for low in (1, 0, 1))
+    if transposed:
+        pad = [min(p, r // 2) for p, r in zip(pad, size, strict=True)]
+        more = [int(rng.integers(s)) for s in stride]
+        layer = fnn.ConvTranspose2D(k, size, stride, pad, more)
+        options, theirs = (), {"output_padding": more}
+    else:
+        layer = fnn.Conv2D(k, size, stride, pad, [min(d, 2) for d in dilation])
+        options, theirs = (layer.dilation,), {"dilation": layer.dilation}
+    shape = fnn.Sequential([layer], (h, w, c)).output_shape
+    x, dout = rng.normal(size=(n, h, w, c)), rng.normal(size=(n, *shape))
+    weight, b = rng.normal(size=layer.w.shape), rng.normal(size=k)
+    out, dx, dw, db = (np.empty_like(a) for a in (dout, x, weight, b))
+    name = "conv_transpose2d" if transposed else "conv2d"
+    windows = (layer.stride, tuple((p, p) for p in pad), *options)
+    getattr(reference, f"{name}_forward")(x, weight, b, *windows, out)
+    getattr(reference, f"{name}_backward")(dout, x, weight, *windows, None, dx, dw, db)
+    tx, tb = channels_first(torch, x), torch.tensor(b, requires_grad=True)
+    tw = torch.tensor(weight.transpose(3, 2, 0, 1).copy(), requires_grad=True)
+    function = getattr(torch.nn.functional, name)
+    result = function(tx, tw, tb, stride=stride, padding=pad, **theirs)
+    result.backward(channels_first(torch, dout))
+    for ours, other in (
+        (out, result.detach().permute(0, 2, 3, 1)),
+        (dx, tx.grad.permute(0, 2, 3, 1)),
+        (dw, tw.grad.permute(2, 3, 1, 0)),
+        (db, tb.grad),
+    ):
+        np.testing.assert_allclose(ours, other.numpy(), rtol=1e-9, atol=1e-9)
 
 
 def net():
@@ -106,7 +148,7 @@ def test_a_prediction_does_not_depend_on_its_batch(backend):
 
 
 def test_many_channels_and_taps_need_more_than_one_panel(compiled):
-    from fastnn import kernels, reference
+    from fastnn import kernels
 
     rng = np.random.default_rng(0)
     for shape, window, filters, stride in (
