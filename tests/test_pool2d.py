@@ -49,6 +49,30 @@ def test_global_average_is_the_mean(backend):
     )
 
 
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("kind", ["max", "avg"])
+def test_the_reference_computes_what_torch_does(seed, kind):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(seed)
+    h, w, *size = rng.integers([5, 5, 1, 1], [13, 13, 6, 6]).tolist()
+    stride, pad = rng.integers(1, 5, 2).tolist(), [int(rng.integers(r // 2 + 1)) for r in size]
+    include_pad = bool(seed % 2)
+    x = rng.integers(0, 3, (2, h, w, 3)).astype(float)  # equal pixels, too
+    pool = fnn.MaxPool2D(size, stride, pad)
+    dout = rng.normal(size=(2, *fnn.Sequential([pool], x.shape[1:]).output_shape))
+    out, dx, index = np.empty_like(dout), np.empty_like(x), np.empty(dout.shape, np.uint8)
+    saved = index if kind == "max" else include_pad
+    windows = (tuple(size), tuple(stride), tuple((p, p) for p in pad), saved)
+    getattr(reference, f"{kind}pool2d_forward")(x, *windows, out)
+    getattr(reference, f"{kind}pool2d_backward")(dout, *windows, dx)
+    tx = torch.tensor(x.transpose(0, 3, 1, 2).copy(), requires_grad=True)
+    theirs = {"count_include_pad": include_pad} if kind == "avg" else {}
+    result = getattr(torch.nn.functional, f"{kind}_pool2d")(tx, size, stride, pad, **theirs)
+    result.backward(torch.tensor(dout.transpose(0, 3, 1, 2).copy()))
+    for ours, other in ((out, result.detach()), (dx, tx.grad)):
+        np.testing.assert_allclose(ours, other.permute(0, 2, 3, 1).numpy(), atol=1e-12)
+
+
 @pytest.mark.parametrize("module", [reference, kernels])
 def test_the_first_of_equal_pixels_gets_the_gradient(module):
     x = np.zeros((1, 2, 2, 9), np.float32)
