@@ -49,6 +49,8 @@ class Component:
 
 def _same(value: object, default: object) -> bool:
     """Say whether an option has its default, which may be the name of what was chosen."""
+    if isinstance(value, tuple) and isinstance(default, int):  # for all axes and sides alike
+        return all(_same(item, default) for item in value)
     if isinstance(value, Component) and isinstance(default, str):
         return type(value).__name__.lower() == default.replace("_", "")
     if isinstance(value, Component) and isinstance(default, Component):

@@ -253,6 +253,8 @@ def test_repr_shows_what_differs_from_the_default():
     assert repr(fnn.Dense(3, kernel_initializer="he_normal")) == (
         "Dense(3, kernel_initializer=HeNormal())"
     )
+    assert repr(fnn.Conv2D(8, 3)) == "Conv2D(8, (3, 3))"
+    assert repr(fnn.Conv2D(8, 3, stride=(1, 2))) == "Conv2D(8, (3, 3), stride=(1, 2))"
     assert repr(fnn.LeakyReLU(0.5)) == "LeakyReLU(slope=0.5)"
     standard = fnn.Embedding(3, 2, kernel_initializer=fnn.RandomNormal(0.0, 1.0))
     assert repr(standard) == repr(fnn.Embedding(3, 2)) == "Embedding(3, 2)"
