@@ -23,6 +23,7 @@ import numpy as np
 
 SOURCE = Path(__file__).with_name("roofline.c")
 Work = Callable[[], object]
+# native: built where it runs, to find what that CPU can do at most
 FLAGS = ["-O3", "-march=native", "-ffp-contract=fast", "-fPIC", "-shared"]
 
 
