@@ -8,6 +8,8 @@
 
 enum { CHAINS = 4 }; /* as many sums at once hide the additions' latency */
 
+typedef double vd __attribute__((vector_size(8 * VL)));
+
 /* sum(x**2), or sum(abs(x)), of one chunk: so few terms a lane that its sum may be a float */
 INLINE double sum_of(const bool squares, const float *x, int64_t n) {
     vf lanes[CHAINS] = {{0}};
@@ -21,9 +23,10 @@ INLINE double sum_of(const bool squares, const float *x, int64_t n) {
         for (int chain = 0; chain < CHAINS; chain++) ADD(chain, i + chain * VL, VL);
     for (; i + VL <= n; i += VL) ADD(0, i, VL);
     if (i < n) ADD(0, i, (int)(n - i));
+    vd total = __builtin_convertvector(lanes[0], vd);
+    for (int chain = 1; chain < CHAINS; chain++) total += __builtin_convertvector(lanes[chain], vd);
     double sum = 0;
-    for (int chain = 0; chain < CHAINS; chain++)
-        for (int lane = 0; lane < VL; lane++) sum += (double)lanes[chain][lane];
+    for (int lane = 0; lane < VL; lane++) sum += total[lane];
     if (sum <= (double)FLT_MAX) return sum;
     sum = 0; /* too large for a float, if no NaN */
     for (i = 0; i < n; i++) sum += squares ? (double)x[i] * (double)x[i] : __builtin_fabs((double)x[i]);
