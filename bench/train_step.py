@@ -18,7 +18,7 @@ import numpy as np
 
 import fastnn as fnn
 from bench.peers.__main__ import names_in
-from bench.peers.rows import ROWS, SMOKE, Row, pixels_and_labels
+from bench.peers.rows import DATA, ROWS, SMOKE, Row, pixels_and_labels
 from bench.peers.with_fastnn import stepper, training
 from bench.peers.worker import calls_for, repeats
 from fastnn.trainer import Data, Trainer
@@ -109,7 +109,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rows", type=names_in(nets), default=default, metavar="A,B")
     parser.add_argument("--ways", type=names_in(list(WAYS)), default=list(WAYS), metavar="A,B")
     parser.add_argument("--threads", default="1,2", help="numbers of threads to run with")
-    parser.add_argument("--data", choices=["noise", "mnist"], default="noise", help="the pixels")
+    parser.add_argument("--data", choices=DATA, default="noise", help="the pixels")
     parser.add_argument("--rounds", type=int, default=7, help="repeats of each")
     parser.add_argument("--seconds", type=float, default=0.1, help="length of a repeat")
     parser.add_argument("--profile", action="store_true", help="only print the plans' op times")

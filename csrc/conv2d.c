@@ -16,7 +16,6 @@ enum {
 };
 
 static int64_t floor_div(int64_t a, int64_t b) { return a / b - (a % b < 0); }
-static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 
 /* ---- the walk over taps that forward and backward data share --------------------------------- */
 

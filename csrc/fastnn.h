@@ -105,7 +105,9 @@ typedef struct {
 typedef enum { FNN_LINEAR, FNN_RELU, FNN_LEAKY_RELU, FNN_SIGMOID, FNN_TANH, FNN_GELU, FNN_GELU_TANH } fnn_activation;
 
 /* out (N, O) = x (N, I) @ w (I, O) + b (O); b may be NULL.
- * Fused: y = activation(out) as well (y == out where the activation works in place). */
+ * Fused: y = activation(out) as well (y == out where the activation works in place).
+ * constants: columns of x that are the same in every row may be summed apart; a row of out then
+ * depends, within rounding, on the rows that it came with. */
 typedef struct {
     const float *x, *w, *b;
     float *out;
@@ -113,6 +115,7 @@ typedef struct {
     fnn_activation activation;
     float slope;
     float *y;
+    bool constants;
 } fnn_dense_forward_args;
 
 /* dx (N, I) = dout (N, O) @ w.T.  Fused: dx *= activation'(saved), saved (N, I) being the output of

@@ -1,8 +1,9 @@
 /* Matrix products, and the dense layer's three: x @ w + b, dout @ w.T, x.T @ dout.
  *
  * A product is cut into blocks that fit the caches and these into register tiles (tile.h); b is
- * packed, and transposed on the way, where it pays or must be.  Columns of a that are 0 in every row,
- * like an image's rim, are left out: these terms change no sum of finite numbers. */
+ * packed, and transposed on the way, where it pays or must be.  Columns of a that are one number in
+ * every row, like the rim of a batch's images, cost the work of one row; where that number is 0 they cost
+ * none, and no finite sum changes by a bit. */
 #include "tile.h"
 
 enum {
@@ -14,7 +15,8 @@ enum {
     NC = (FNN_WORKSPACE / 4 - A_SPACE) / KC / PANEL * PANEL, /* columns of b that fit beside it */
     GAP = 4,                                    /* fewer columns of zeros are not worth a run's end */
     MAX_RUNS = KC / (GAP + 1) + 1,
-    FEW_ROWS = 256,                             /* more rows seldom share a zero */
+    FEW_ROWS = 256,                             /* more rows seldom agree */
+    CONSTANT_ROWS = 8,                          /* fewer rows hardly pay for a search */
     SMALL = 16384                               /* floats; a matrix in L1 is computed, not asked */
 };
 
@@ -64,24 +66,32 @@ static void pack_runs(const float *from, ptrdiff_t stride, const run *runs, int6
         FN(pack)(from + r->b, stride, r->k, columns, to);
 }
 
-/* Whether some of n columns of a, which meet `size` floats of a matrix, may be 0 in every row; mostly
- * the first row tells. */
-static bool may_have_gaps(const float *a, int64_t rows, int64_t n, int64_t size) {
+/* Columns that are left out: those that are 0 in every row, or those that are any one number. */
+typedef enum { ZEROS, CONSTANTS } gap;
+
+/* Whether some of n columns of a, which meet `size` floats of a matrix, may be gaps; mostly the first
+ * row, or two, can tell. */
+static bool may_have_gaps(gap kind, const float *a, int64_t rows, ptrdiff_t stride, int64_t n, int64_t size) {
     if (rows > FEW_ROWS || size < SMALL) return false;
-    vi filled = vi_set1(-1);
-    int64_t j = 0;
-    for (; j + VL <= n; j += VL) filled &= v_load(a + j) != v_set1(0);
-    if (j < n) filled &= ~(vi_first((int)(n - j)) & (load_part(a + j, (int)(n - j)) == v_set1(0)));
-    return v_filled((vf)filled) != (1u << VL) - 1;
+    const float *next = a + (rows > 1 ? stride : 0);
+    for (int64_t j = 0; j < n; j += VL) {
+        const int lanes = (int)min64(VL, n - j);
+        const vf x = kind == ZEROS ? load_part(a + j, lanes) : load_part(next + j, lanes) - load_part(a + j, lanes);
+        if (v_filled(x) != (1u << lanes) - 1) return true;
+    }
+    return false;
 }
 
-/* The runs of columns of a, n <= KC of them in rows `stride` apart, that are not 0 in every row. */
-static int64_t find_runs(const float *a, int64_t rows, ptrdiff_t stride, int64_t n, ptrdiff_t bs, run *runs) {
+/* The runs between the gaps of n <= KC columns of a, in rows `stride` apart; few columns are no gap
+ * between two runs. */
+static int64_t find_runs(gap kind, const float *a, int64_t rows, ptrdiff_t stride, int64_t n, ptrdiff_t bs, run *runs) {
     int64_t found = 0, end = 0; /* of the last run */
     for (int64_t j = 0; j < n; j += VL) {
         const int lanes = (int)min64(VL, n - j);
+        const vf same = kind == ZEROS ? (vf){0} : load_part(a + j, lanes);
         unsigned filled = 0;
-        for (int64_t r = 0; r < rows && filled != (1u << lanes) - 1; r++) filled |= v_filled(load_part(a + r * stride + j, lanes));
+        for (int64_t r = 0; r < rows && filled != (1u << lanes) - 1; r++)
+            filled |= v_filled(load_part(a + r * stride + j, lanes) - same);
         while (filled) {
             const int first = __builtin_ctz(filled), next = first + __builtin_ctz(~(filled >> first));
             if (found && j + first - end < GAP) runs[found - 1].k = j + next - runs[found - 1].a;
@@ -91,122 +101,6 @@ static int64_t find_runs(const float *a, int64_t rows, ptrdiff_t stride, int64_t
         }
     }
     return found;
-}
-
-/* The part of every sum that a block takes: terms [k0, k0 + k), of which only the runs count. */
-typedef struct {
-    int64_t k0, k, n_runs;
-    const run *runs;
-} terms;
-
-/* Rows [m0, m1) of columns [n0, n0 + columns), in tiles of equal height; a points at row m0, b at
- * column n0, both at k0. */
-static void run_rows(const product *p, int64_t m0, int64_t m1, int64_t n0, int columns, const terms *sum,
-                     const float *a, ptrdiff_t as, const float *b, ptrdiff_t bs) {
-    const int nv = (columns + VL - 1) / VL;
-    const bool final = sum->k0 + sum->k == p->k;
-    tile t = {.as = p->at ? as : 1, .b = b, .bs = bs, .cs = p->n, .runs = sum->runs, .n_runs = sum->n_runs,
-              .last = columns - (nv - 1) * VL,
-              .finish = p->finish == STORE && sum->k0 > 0 ? ADD : p->finish, .scale = p->scale,
-              .bias = final && p->bias ? p->bias + n0 : NULL, .relu = final && p->relu};
-    t.a = a;
-    t.c = p->c + m0 * p->n + n0;
-    FN(run_tiles)(&t, m1 - m0, p->at ? 1 : as, nv, p->at);
-}
-
-/* Rows [m0, m1) and columns [n0, n1) of the product. */
-static void run_block(const product *p, int64_t m0, int64_t m1, int64_t n0, int64_t n1, fnn_part part) {
-    const int64_t rows = m1 - m0;
-    if (rows == 0) return;
-    const bool packed = p->bt || rows >= 3 * MR;
-    const bool gaps = !p->at && !p->bt && may_have_gaps(p->a + m0 * p->k, rows, p->k, p->k * p->n);
-    const int64_t blocks = (p->k + KC - 1) / KC, kb = (p->k + blocks - 1) / blocks; /* equal blocks of k */
-    const int64_t lda = p->at ? p->m : p->k, am = p->at ? 1 : lda, ak = p->at ? lda : 1;
-    run runs[MAX_RUNS];
-    if (!packed && rows <= 4) {
-        /* One short tile: stream b along its rows, as wide as the registers allow. */
-        const int wide = FN(tile_widest)[rows] * VL;
-        const int64_t ks = p->finish == STORE ? SHORT_K : kb;
-        for (int64_t k = 0; k < p->k; k += ks) {
-            const float *a = p->a + m0 * am + k * ak;
-            terms sum = {k, min64(ks, p->k - k), 1, runs};
-            runs[0] = (run){0, 0, sum.k};
-            if (gaps) sum.n_runs = find_runs(a, rows, lda, sum.k, p->n, runs);
-            for (int64_t n = n0; n < n1; n += wide)
-                run_rows(p, m0, m1, n, (int)min64(wide, n1 - n), &sum, a, lda, p->b + k * p->n + n, p->n);
-        }
-        return;
-    }
-    float *space = fnn_workspace(), *a_space = space + (FNN_WORKSPACE / 4 - A_SPACE);
-    const bool large = rows > MC; /* more than one block of rows: keep what is packed */
-    for (int64_t k = 0; k < p->k; k += kb) {
-        terms sum = {k, min64(kb, p->k - k), 1, runs};
-        runs[0] = (run){0, 0, sum.k};
-        if (gaps) sum.n_runs = find_runs(p->a + m0 * lda + k, rows, lda, sum.k, p->n, runs);
-        const int64_t n_runs = sum.n_runs;
-        const bool copy = (packed && n_runs > 1) || (large && n1 - n0 >= 4 * PANEL && p->k >= 48);
-        run joined = {copy ? 0 : runs[0].a, 0, 0};
-        if (packed) { /* with no gap between the runs */
-            for (const run *r = runs; r < runs + n_runs; r++) joined.k += r->k;
-            sum.runs = &joined, sum.n_runs = 1;
-        }
-        for (int64_t nb = n0, nc = large ? NC : PANEL; nb < n1; nb += nc) {
-            const int64_t ne = min64(nb + nc, n1);
-            for (int64_t m = m0; m < m1; m += MC) {
-                if (fnn_interrupted(part)) return;
-                const int64_t me = min64(m + MC, m1);
-                const float *a = p->a + m * am + k * ak;
-                ptrdiff_t as = lda;
-                if (copy) {
-                    as = p->at ? me - m : A_STRIDE;
-                    if (p->at) copy_runs(a, lda, sum.k, &(run){0, 0, me - m}, 1, a_space, as);
-                    else if (large || nb == n0) copy_runs(a, lda, me - m, runs, n_runs, a_space, as);
-                    a = a_space;
-                }
-                for (int64_t n = nb; n < ne; n += PANEL) {
-                    const int columns = (int)min64(PANEL, ne - n);
-                    const float *b = p->b + (p->bt ? n * p->k + k : k * p->n + n);
-                    if (packed) {
-                        float *to = space + (n - nb) * joined.k;
-                        if (m == m0 && p->bt) FN(pack_transposed)(b, p->k, sum.k, columns, to);
-                        else if (m == m0) pack_runs(b, p->n, runs, n_runs, columns, to);
-                        b = to;
-                    }
-                    run_rows(p, m, me, n, columns, &sum, a, as, b, packed ? PANEL : p->n);
-                }
-            }
-        }
-    }
-}
-
-static void clear_rows(const product *p, int64_t m0, int64_t m1, block s) {
-    if (p->finish == STORE)
-        for (int64_t m = m0; m < m1; m++) memset(p->c + m * p->n + s.n0, 0, (size_t)(s.n1 - s.n0) * sizeof(float));
-}
-
-/* Where a is transposed, its columns are rows of c, which are 0, or stay, where the columns are. */
-static void run_transposed(const product *p, block s, fnn_part part) {
-    if (!may_have_gaps(p->a + s.m0, p->k, s.m1 - s.m0, p->m * p->n)) {
-        run_block(p, s.m0, s.m1, s.n0, s.n1, part);
-        return;
-    }
-    run runs[MAX_RUNS];
-    int64_t lo = s.m0, hi = s.m0; /* rows to be computed */
-    for (int64_t m = s.m0, step; m < s.m1; m += step) {
-        step = min64(KC, s.m1 - m);
-        const int64_t found = find_runs(p->a + m, p->k, p->m, step, 0, runs);
-        for (const run *r = runs; r < runs + found; r++) {
-            const int64_t first = m + r->a;
-            if (first - hi >= GAP) {
-                run_block(p, lo, hi, s.n0, s.n1, part);
-                clear_rows(p, hi, first, s);
-                lo = first;
-            }
-            hi = first + r->k;
-        }
-    }
-    run_block(p, lo, hi, s.n0, s.n1, part);
-    clear_rows(p, hi, s.m1, s);
 }
 
 /* The penalty's part of ADD_SCALED. */
@@ -223,6 +117,125 @@ static void add_penalty(const product *p, block s) {
     } while (0)
         for (; n + VL <= s.n1; n += VL) PENALTY(n, VL);
         if (n < s.n1) PENALTY(n, (int)(s.n1 - n));
+    }
+}
+
+/* The part of every sum that a block takes: terms [k0, k0 + k), of which only the runs count. */
+typedef struct {
+    int64_t k0, k, n_runs;
+    const run *runs;
+} terms;
+
+/* Rows [m0, m1) of columns [n0, n0 + columns), in tiles of equal height; a points at row m0, b at
+ * column n0, both at k0; `added`: to every row, or NULL. */
+static void run_rows(const product *p, int64_t m0, int64_t m1, int64_t n0, int columns, const terms *sum,
+                     const float *a, ptrdiff_t as, const float *b, ptrdiff_t bs, const float *added) {
+    const int nv = (columns + VL - 1) / VL;
+    const bool final = sum->k0 + sum->k == p->k;
+    tile t = {.as = p->at ? as : 1, .b = b, .bs = bs, .cs = p->n, .runs = sum->runs, .n_runs = sum->n_runs,
+              .last = columns - (nv - 1) * VL,
+              .finish = p->finish == STORE && sum->k0 > 0 ? ADD : p->finish, .scale = p->scale,
+              .bias = added, .relu = final && p->relu};
+    t.a = a;
+    t.c = p->c + m0 * p->n + n0;
+    if (sum->k0 == 0 && (p->l1 != 0 || p->l2 != 0)) add_penalty(p, (block){m0, m1, n0, n0 + columns});
+    FN(run_tiles)(&t, m1 - m0, p->at ? 1 : as, nv, p->at);
+}
+
+/* The bias, where this is the end of a sum. */
+static const float *bias_of(const product *p, const terms *sum, int64_t n) {
+    return p->bias && sum->k0 + sum->k == p->k ? p->bias + n : NULL;
+}
+
+/* to = bias + what the columns of a between the runs give: the same in every row.  a points at any
+ * row, b at the panel's column, both at k0. */
+static void sum_gaps(const float *a, const run *runs, int64_t n_runs, int64_t k, const float *b, ptrdiff_t bs,
+                     int columns, const float *bias, float *to) {
+    vf sum[2] = {{0}};
+    const int lanes[2] = {columns < VL ? columns : VL, columns > VL ? columns - VL : 0};
+    for (int v = 0; v < 2 && bias; v++) sum[v] = load_part(bias + v * VL, lanes[v]);
+    int64_t j = 0;
+    for (int64_t r = 0; r <= n_runs; j = r < n_runs ? runs[r].a + runs[r].k : k, r++)
+        for (const int64_t end = r < n_runs ? runs[r].a : k; j < end; j++)
+            if (a[j] != 0)
+                for (int v = 0; v < 2; v++)
+                    sum[v] = v_fma(v_set1(a[j]), load_part(b + j * bs + v * VL, lanes[v]), sum[v]);
+    for (int v = 0; v < 2; v++) store_part(to + v * VL, sum[v], VL);
+}
+
+/* Columns [n0, n1) of the product in these rows of c: from a to a + k, each run. */
+static void run_block(const product *p, const run *rows, int64_t n_rows, int64_t n0, int64_t n1, fnn_part part) {
+    int64_t height = 0;
+    for (int64_t r = 0; r < n_rows; r++) height += rows[r].k;
+    if (height == 0) return;
+    const int64_t lda = p->at ? p->m : p->k, am = p->at ? 1 : lda, ak = p->at ? lda : 1;
+    const bool packed = p->bt || height >= 3 * MR;
+    const gap kind = p->constants && p->m >= CONSTANT_ROWS ? CONSTANTS : ZEROS;
+    /* in all rows, not only this thread's: what is left out must not depend on the threads */
+    const bool gaps = !p->at && !p->bt && may_have_gaps(kind, p->a, p->m, lda, p->k, p->k * p->n);
+    const int64_t blocks = (p->k + KC - 1) / KC, kb = (p->k + blocks - 1) / blocks; /* equal blocks of k */
+    run runs[MAX_RUNS];
+    if (!packed && height <= 4 && n_rows == 1 && kind == ZEROS) {
+        /* One short tile: stream b along its rows, as wide as the registers allow. */
+        const int64_t m0 = rows->a, m1 = m0 + height;
+        const int wide = FN(tile_widest)[height] * VL;
+        const int64_t ks = p->finish == STORE ? SHORT_K : kb;
+        for (int64_t k = 0; k < p->k; k += ks) {
+            const float *a = p->a + m0 * am + k * ak;
+            terms sum = {k, min64(ks, p->k - k), 1, runs};
+            runs[0] = (run){0, 0, sum.k};
+            if (gaps) sum.n_runs = find_runs(kind, p->a + k, p->m, lda, sum.k, p->n, runs);
+            for (int64_t n = n0; n < n1; n += wide)
+                run_rows(p, m0, m1, n, (int)min64(wide, n1 - n), &sum, a, lda, p->b + k * p->n + n, p->n, bias_of(p, &sum, n));
+        }
+        return;
+    }
+    float *space = fnn_workspace(), *a_space = space + (FNN_WORKSPACE / 4 - A_SPACE);
+    float constants[NC];
+    const bool large = height > MC; /* more than one block of rows: keep what is packed */
+    for (int64_t k = 0; k < p->k; k += kb) {
+        terms sum = {k, min64(kb, p->k - k), 1, runs};
+        runs[0] = (run){0, 0, sum.k};
+        if (gaps) sum.n_runs = find_runs(kind, p->a + k, p->m, lda, sum.k, p->n, runs);
+        const int64_t n_runs = sum.n_runs;
+        const bool copy = (packed && n_runs > 1) || (large && n1 - n0 >= 4 * PANEL && p->k >= 48);
+        run joined = {copy ? 0 : runs[0].a, 0, 0};
+        for (const run *r = runs; r < runs + n_runs; r++) joined.k += r->k;
+        const bool apart = kind == CONSTANTS && joined.k < sum.k;
+        if (packed) sum.runs = &joined, sum.n_runs = 1; /* with no gap between the runs */
+        for (int64_t nb = n0, nc = large ? NC : PANEL; nb < n1; nb += nc) {
+            const int64_t ne = min64(nb + nc, n1);
+            for (const run *r = rows; r < rows + n_rows; r++)
+                for (int64_t m = r->a, me; m < r->a + r->k; m = me) {
+                    if (fnn_interrupted(part)) return;
+                    me = min64(m + MC, r->a + r->k);
+                    const bool first = m == rows->a;
+                    const float *a = p->a + m * am + k * ak;
+                    ptrdiff_t as = lda;
+                    if (copy) {
+                        as = p->at ? me - m : A_STRIDE;
+                        if (p->at) copy_runs(a, lda, sum.k, &(run){0, 0, me - m}, 1, a_space, as);
+                        else if (large || nb == n0) copy_runs(a, lda, me - m, runs, n_runs, a_space, as);
+                        a = a_space;
+                    }
+                    for (int64_t n = nb; n < ne; n += PANEL) {
+                        const int columns = (int)min64(PANEL, ne - n);
+                        const float *b = p->b + (p->bt ? n * p->k + k : k * p->n + n), *added = bias_of(p, &sum, n);
+                        if (apart) {
+                            float *constant = constants + (n - nb);
+                            if (first) sum_gaps(p->a + k, runs, n_runs, sum.k, b, p->n, columns, added, constant);
+                            added = constant;
+                        }
+                        if (packed) {
+                            float *to = space + (n - nb) * joined.k;
+                            if (first && p->bt) FN(pack_transposed)(b, p->k, sum.k, columns, to);
+                            else if (first) pack_runs(b, p->n, runs, n_runs, columns, to);
+                            b = to;
+                        }
+                        run_rows(p, m, me, n, columns, &sum, a, as, b, packed ? PANEL : p->n, added);
+                    }
+                }
+        }
     }
 }
 
@@ -253,14 +266,49 @@ static void run_outer(const product *p, block s) {
     else outer_rows(true, false, p, s);
 }
 
+/* Rows of c between the runs, whose sums have one factor in all terms: that times the sum of the others. */
+static void run_gaps(const product *p, const run *runs, int64_t n_runs, block s) {
+    float sums[32 * VL];
+    product one = *p; /* a batch of one, as it were */
+    one.b = sums;
+    for (int64_t n = s.n0, columns; n < s.n1; n += columns) {
+        columns = min64(32 * VL, s.n1 - n);
+        FN(column_sums)(p->b + n, p->k, p->n, 0, columns, STORE, 0, sums);
+        one.c = p->c + n;
+        int64_t m = s.m0;
+        for (int64_t r = 0; r <= n_runs; m = r < n_runs ? runs[r].a + runs[r].k : s.m1, r++)
+            run_outer(&one, (block){m, r < n_runs ? runs[r].a : s.m1, 0, columns});
+    }
+}
+
+/* Where a is transposed, its columns are rows of c. */
+static void run_transposed(const product *p, block s, fnn_part part) {
+    if (!may_have_gaps(CONSTANTS, p->a, p->k, p->m, p->m, p->m * p->n)) {
+        run_block(p, &(run){s.m0, 0, s.m1 - s.m0}, 1, s.n0, s.n1, part);
+        return;
+    }
+    /* the same runs for any number of threads, of which each takes its part */
+    for (int64_t m = s.m0 / KC * KC; m < s.m1; m += KC) {
+        const block here = {max64(m, s.m0), min64(m + KC, s.m1), s.n0, s.n1};
+        run runs[MAX_RUNS];
+        const int64_t found = find_runs(CONSTANTS, p->a + m, p->k, p->m, min64(KC, p->m - m), 0, runs);
+        int64_t n_runs = 0;
+        for (const run *r = runs; r < runs + found; r++) {
+            const int64_t first = max64(m + r->a, here.m0), last = min64(m + r->a + r->k, here.m1);
+            if (first < last) runs[n_runs++] = (run){first, 0, last - first};
+        }
+        run_block(p, runs, n_runs, s.n0, s.n1, part);
+        run_gaps(p, runs, n_runs, here);
+    }
+}
+
 void FN(product)(const product *p, block s, fnn_part part) {
     if (s.m0 == s.m1 || s.n0 == s.n1) return;
     if (p->k == 1 && !p->bias && !p->relu && !p->bt) {
         run_outer(p, s);
     } else if (p->k > 0) {
-        if (p->l1 != 0 || p->l2 != 0) add_penalty(p, s);
         if (p->at) run_transposed(p, s, part);
-        else run_block(p, s.m0, s.m1, s.n0, s.n1, part);
+        else run_block(p, &(run){s.m0, 0, s.m1 - s.m0}, 1, s.n0, s.n1, part);
     } else if (p->finish == STORE) { /* an empty sum */
         for (int64_t m = s.m0; m < s.m1; m++)
             for (int64_t n = s.n0; n < s.n1; n++) {
@@ -291,7 +339,7 @@ KERNEL(gemm) {
 KERNEL(dense_forward) {
     const bool relu = a->activation == FNN_RELU;
     product p = {.a = a->x, .b = a->w, .c = relu ? a->y : a->out, .m = a->n, .n = a->o, .k = a->i,
-                 .bias = a->b, .relu = relu};
+                 .bias = a->b, .relu = relu, .constants = a->constants};
     const block s = FN(product_share)(p.m, p.n, part);
     FN(product)(&p, s, part);
     if (a->activation != FNN_LINEAR && !relu)

@@ -67,6 +67,7 @@ typedef struct {
     float scale;
     const float *bias;
     bool relu;
+    bool constants; /* columns of a that are one number may be summed apart: the bits may differ */
     float l1, l2; /* ADD_SCALED adds scale * the derivative of l1 * abs(c) + l2 * c**2, too */
 } product;
 
@@ -90,6 +91,7 @@ void FN(pack_transposed)(const float *from, ptrdiff_t stride, int64_t rows, int 
 void FN(pack)(const float *from, ptrdiff_t stride, int64_t rows, int columns, float *to);
 
 INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+INLINE int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 INLINE vf load_part(const float *p, int n) { return n == VL ? v_load(p) : v_load_n(p, n); }
 INLINE void store_part(float *p, vf x, int n) {
     if (n == VL) v_store(p, x);

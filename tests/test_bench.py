@@ -76,6 +76,7 @@ def test_rows_describe_the_work(rows):
     pixels, labels = rows.pixels_and_labels("noise")
     x, y = rows.batches(pixels, labels, 24)
     assert x.shape == (170, 24, 784) and y.shape == (170, 24) and 0 < x.min() < x.max() <= 1
+    assert (x.min(axis=1) < x.max(axis=1)).all()
 
 
 @pytest.mark.skipif("FASTNN_DATA" not in os.environ, reason="FASTNN_DATA is not set")
@@ -84,6 +85,9 @@ def test_rows_on_mnist(rows):
     (x, y), _ = fnn.datasets.load_mnist()
     np.testing.assert_array_equal(pixels.reshape(-1, 28, 28), x[: len(pixels)])
     np.testing.assert_array_equal(labels, y[: len(pixels)])
+    inverted, same = rows.pixels_and_labels("inverted")
+    np.testing.assert_array_equal(inverted, 255 - pixels)
+    np.testing.assert_array_equal(same, labels)
 
 
 def test_rows_count_useful_multiplications(rows):

@@ -204,6 +204,59 @@ def test_shared_ops_give_the_same_bits(threads, compiled):
     np.testing.assert_array_equal(*results)
 
 
+def first_gradient(images, batch, n, fuse):
+    """Return the loss of a first step, and where it goes with a learning rate of 1."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 10, len(images)).astype(np.int32)
+    net = [fnn.Dense(131, "tanh"), fnn.Dense(10)]
+    model = fnn.Sequential(net, images.shape[1], seed=1)
+    before = model.theta.copy()
+    loss, sgd = fnn.CrossEntropy(penalty=fnn.L2(1e-3)), fnn.SGD(1.0)
+    fnn.set_num_threads(n)
+    trainer = Trainer(model, Data(images, 1.0, y, 1.0), loss, sgd, batch_size=batch, fuse=fuse)
+    sgd.fill(trainer._lr, 0)
+    assert trainer.plan.replay(1, budget=60) == 1
+    return trainer.losses[0], model.theta - before
+
+
+@pytest.mark.parametrize("rows", [2, 7, 8, 17, 64, 200, 300])
+@pytest.mark.parametrize("uniform", ["rim", "one", "all but one", "all", "at random"])
+def test_uniform_columns_are_summed_once(rows, uniform, compiled):
+    """As precisely as term by term, and to the same bits for any number of threads."""
+    rng = np.random.default_rng(rows)
+    size = 1201  # more than a panel's rows, and no multiple of a vector
+    at = {
+        "rim": np.arange(size) % 28 >= rng.integers(15, 25, size // 28 + 1).repeat(28)[:size],
+        "one": np.arange(size) == 700,
+        "all but one": np.arange(size) != 700,
+        "all": np.ones(size, bool),
+        "at random": rng.random(size) < 0.6,
+    }[uniform]
+    pixels = rng.standard_normal((rows, size))
+    images = np.where(at, rng.choice([0, -0.42, 1.5], size), pixels).astype(np.float32)
+    loss, moved = first_gradient(images, rows, 1, fuse=False)
+    fused_loss, fused = first_gradient(images, rows, 1, fuse=True)
+    assert fused_loss == pytest.approx(loss, rel=1e-5)
+    np.testing.assert_allclose(fused, moved, rtol=1e-4, atol=1e-5)
+    for n in (2, 3, 8, 17):
+        other_loss, other = first_gradient(images, rows, n, fuse=True)
+        assert other_loss == fused_loss
+        np.testing.assert_array_equal(other, fused)
+
+
+def test_a_prediction_does_not_depend_on_uniform_columns(compiled):
+    """They are another set in each batch; what is predicted for a row is the same."""
+    rng = np.random.default_rng(0)
+    images = np.repeat(rng.standard_normal((20, 784)), 10, axis=0).astype(np.float32)
+    images[:, 100:500] = -0.42
+    model = fnn.Sequential([fnn.Dense(128, "relu"), fnn.Dense(10)], 784)
+    model.fit(images, np.arange(200) % 10, epochs=1, verbose=0)
+    together = model.predict(images)
+    for rows in (1, 7, 10, 64):
+        parts = [model.predict(images[i : i + rows]) for i in range(0, 200, rows)]
+        np.testing.assert_array_equal(np.concatenate(parts), together)
+
+
 def test_a_running_plan_is_not_run_twice(compiled):
     trainer = make_trainer([fnn.Dense(900)], features=900, samples=4096, batch=4096)
     errors = []

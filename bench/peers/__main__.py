@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from bench import roofline
-from bench.peers.rows import ALL, ROWS, Row, pixels_and_labels
+from bench.peers.rows import ALL, DATA, ROWS, Row, pixels_and_labels
 
 Figures = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[2]
@@ -330,7 +330,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rows", type=names_in(list(ALL)), default=list(ROWS), metavar="A,B")
     parser.add_argument("--libs", type=names_in(list(LIBRARIES)), default=DEFAULT, metavar="A,B")
     parser.add_argument("--threads", type=str, default="1,2", help="numbers of threads to try")
-    parser.add_argument("--data", choices=["noise", "mnist"], default="noise", help="the pixels")
+    parser.add_argument("--data", choices=DATA, default="noise", help="the pixels")
     parser.add_argument("--rounds", type=int, default=4, help="turns that each library gets")
     parser.add_argument("--repeats", type=int, default=2, help="repeats a turn")
     parser.add_argument("--seconds", type=float, default=0.2, help="length of a repeat")

@@ -304,22 +304,25 @@ SMOKE: dict[str, Row] = {
 ALL = ROWS | SMOKE
 
 
+DATA = ("noise", "mnist", "inverted")
+
+
 def pixels_and_labels(data: str) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 pixels (POOL, 784) and int32 labels (POOL,) of ``data``: "noise" or "mnist".
+    """uint8 pixels (POOL, 784) and int32 labels (POOL,) of ``data``, one of ``DATA``.
 
-    The noise has MNIST's share of dark pixels (four fifths), but none that is 0: fastnn leaves out
-    pixels that are 0 in a whole batch.
+    The noise has MNIST's share of dark pixels (four fifths), but none that is 0 or the same in a
+    whole batch: fastnn leaves out those. The inverted digits are dark on white: no rim of zeros.
     """
-    if data == "mnist":
-        from fastnn import datasets
+    if data == "noise":
+        rng = np.random.default_rng(1)
+        inked = rng.random((POOL, 784)) < 0.19
+        x = np.where(inked, rng.integers(1, 256, (POOL, 784)), rng.integers(1, 9, (POOL, 784)))
+        return x.astype(np.uint8), rng.integers(0, 10, POOL, dtype=np.int32)
+    from fastnn import datasets
 
-        (x, y), _ = datasets.load_mnist()
-        x = np.asarray(x)[:POOL].reshape(POOL, -1)
-        return np.ascontiguousarray(x), np.asarray(y)[:POOL].astype(np.int32)
-    rng = np.random.default_rng(1)
-    inked = rng.random((POOL, 784)) < 0.19
-    x = np.where(inked, rng.integers(1, 256, (POOL, 784)), 1).astype(np.uint8)
-    return x, rng.integers(0, 10, POOL, dtype=np.int32)
+    (images, y), _ = datasets.load_mnist()
+    x = np.array(images[:POOL]).reshape(POOL, -1)
+    return 255 - x if data == "inverted" else x, np.asarray(y)[:POOL].astype(np.int32)
 
 
 def scaled(pixels: np.ndarray) -> np.ndarray:

@@ -89,6 +89,7 @@ cdef extern from "fastnn.h" nogil:
         fnn_activation activation
         float slope
         float *y
+        cbool constants
 
     ctypedef struct fnn_dense_backward_x_args:
         const float *dout

@@ -83,7 +83,7 @@ def dense_forward(
     args.out = &out[0, 0]
     args.b = NULL if b is None else &b[0]
     args.n, args.i, args.o = x.shape[0], w.shape[0], w.shape[1]
-    args.activation, args.slope, args.y = FNN_LINEAR, 0, NULL
+    args.activation, args.slope, args.y, args.constants = FNN_LINEAR, 0, NULL, False
     submit(
         FNN_OP_dense_forward, &args, sizeof(args), 2.0 * args.n * args.i * args.o,
         (x.base, w.base, None if b is None else b.base), (out.base,),

@@ -361,8 +361,10 @@ cdef class Plan:
 
         dense + activation, convolution + ReLU + max pooling, the gradient of a dense, convolutional
         or max pooling layer's input + that of the activation before it, and plain SGD applied by the
-        product that computes a weight's gradient.
+        product that computes a weight's gradient. Where the samples end in one loss, columns that are
+        the same in the whole batch are summed once.
         """
+        self.sum_constants_once()
         self.fuse_forward()
         self.fuse_backward()
         self.fuse_pooling()
@@ -387,6 +389,14 @@ cdef class Plan:
         self.plan.ops[into].work += self.plan.ops[gone].work
         self.plan.work += self.plan.ops[gone].work
         self.remove(gone)
+
+    cdef sum_constants_once(self):
+        cdef int i
+        # a prediction must not depend on the rows that it came with, a batch's loss does
+        cdef bint batchwise = any(self.plan.ops[i].op == FNN_OP_log_step for i in range(self.plan.n))
+        for i in range(self.plan.n):
+            if self.plan.ops[i].op == FNN_OP_dense_forward:
+                (<fnn_dense_forward_args *>self.plan.ops[i].args).constants = batchwise
 
     cdef fuse_forward(self):
         cdef activation_args f
