@@ -7,12 +7,13 @@
 #include "tile.h"
 
 enum {
-    KC = 384,                                   /* a panel of KC rows stays in L1 */
+    KC = 400,                                   /* a panel of KC rows stays in L1 */
     MC = 72,                                    /* MC x KC of a stay in L2 */
     SHORT_K = 48,                               /* rows of b that a short tile reads before it moves on */
     A_STRIDE = KC + 16,                         /* of a copied row: rows must not share cache sets */
     A_SPACE = MC * A_STRIDE,                    /* floats for a copied block of a */
     NC = (FNN_WORKSPACE / 4 - A_SPACE) / KC / PANEL * PANEL, /* columns of b that fit beside it */
+    FEW = 8192,                                 /* products of few rows with short ones: b stays where it is */
     GAP = 4,                                    /* fewer columns of zeros are not worth a run's end */
     MAX_RUNS = KC / (GAP + 1) + 1,
     FEW_ROWS = 256,                             /* more rows seldom agree */
@@ -169,7 +170,7 @@ static void run_block(const product *p, const run *rows, int64_t n_rows, int64_t
     for (int64_t r = 0; r < n_rows; r++) height += rows[r].k;
     if (height == 0) return;
     const int64_t lda = p->at ? p->m : p->k, am = p->at ? 1 : lda, ak = p->at ? lda : 1;
-    const bool packed = p->bt || height >= 3 * MR;
+    const bool packed = p->bt || (height >= 3 * MR && height * p->n >= FEW);
     const gap kind = p->constants && p->m >= CONSTANT_ROWS ? CONSTANTS : ZEROS;
     /* in all rows, not only this thread's: what is left out must not depend on the threads */
     const bool gaps = !p->at && !p->bt && may_have_gaps(kind, p->a, p->m, lda, p->k, p->k * p->n);
