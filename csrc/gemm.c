@@ -170,7 +170,8 @@ static void run_block(const product *p, const run *rows, int64_t n_rows, int64_t
     for (int64_t r = 0; r < n_rows; r++) height += rows[r].k;
     if (height == 0) return;
     const int64_t lda = p->at ? p->m : p->k, am = p->at ? 1 : lda, ak = p->at ? lda : 1;
-    const bool packed = p->bt || (height >= 3 * MR && height * p->n >= FEW);
+    const bool large = height > MC; /* more than one block of rows: keep what is packed */
+    const bool packed = p->bt || large || (height >= 3 * MR && height * p->n >= FEW);
     const gap kind = p->constants && p->m >= CONSTANT_ROWS ? CONSTANTS : ZEROS;
     /* in all rows, not only this thread's: what is left out must not depend on the threads */
     const bool gaps = !p->at && !p->bt && may_have_gaps(kind, p->a, p->m, lda, p->k, p->k * p->n);
@@ -193,7 +194,6 @@ static void run_block(const product *p, const run *rows, int64_t n_rows, int64_t
     }
     float *space = fnn_workspace(), *a_space = space + (FNN_WORKSPACE / 4 - A_SPACE);
     float constants[NC];
-    const bool large = height > MC; /* more than one block of rows: keep what is packed */
     for (int64_t k = 0; k < p->k; k += kb) {
         terms sum = {k, min64(kb, p->k - k), 1, runs};
         runs[0] = (run){0, 0, sum.k};

@@ -176,6 +176,8 @@ static int never(void) { return 0; }
 /* forward, backward and SGD of one layer as a plan, with 1 thread and with several: equal bits */
 static void check_plan(int64_t n, int64_t i, int64_t o, int threads) {
     float *x = numbers(n * i), *w = numbers(i * o), *b = numbers(o), lr = 1e-3f;
+    for (int64_t e = 0; e < n * i; e++) /* some columns are 0, or another number */
+        if (e % i / 5 % 3 == 1) x[e] = e % i % 2 ? 0.5f : 0;
     float *first = malloc(sizeof(float) * (size_t)(i * o));
     for (int round = 0; round < 2; round++) {
         float *weights = numbers(0), *out = numbers(n * o), *dx = numbers(n * i);
@@ -186,7 +188,7 @@ static void check_plan(int64_t n, int64_t i, int64_t o, int threads) {
         memcpy(bias, b, sizeof(float) * (size_t)o);
         fnn_plan plan = {0};
         const double work = 1e6;
-        fnn_dense_forward_args forward = {x, weights, bias, out, n, i, o, FNN_TANH, 0, out};
+        fnn_dense_forward_args forward = {x, weights, bias, out, n, i, o, FNN_TANH, 0, out, true};
         fnn_dense_backward_x_args for_x = {out, weights, dx, n, i, o, FNN_TANH, 0, x};
         fnn_dense_backward_w_args for_w = {out, x, NULL, NULL, n, i, o, &lr, 1, clock, weights, bias};
         fnn_advance_args advance = {0, clock};
@@ -243,6 +245,8 @@ int main(void) {
     for (int threads = 2; threads <= 4; threads++) {
         check_plan(17, 33, 9, threads);
         check_plan(64, 100, 70, threads);
+        check_plan(20, 500, 43, threads);
+        check_plan(80, 430, 53, threads);
     }
     printf("%d failures\n", failures);
     return failures != 0;
