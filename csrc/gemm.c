@@ -13,8 +13,8 @@ enum {
     A_STRIDE = KC + 16,                         /* of a copied row: rows must not share cache sets */
     A_SPACE = MC * A_STRIDE,                    /* floats for a copied block of a */
     NC = (FNN_WORKSPACE / 4 - A_SPACE) / KC / PANEL * PANEL, /* columns of b that fit beside it */
-    FEW = 8192,                                 /* products of few rows with short ones: b stays where it is */
-    GAP = 4,                                    /* fewer columns of zeros are not worth a run's end */
+    WORTH_PACKING = 8192,                       /* rows of a times columns of b; with fewer b is read where it lies */
+    GAP = 4,                                    /* fewer columns are not worth a run's end */
     MAX_RUNS = KC / (GAP + 1) + 1,
     FEW_ROWS = 256,                             /* more rows seldom agree */
     CONSTANT_ROWS = 8,                          /* fewer rows hardly pay for a search */
@@ -171,7 +171,7 @@ static void run_block(const product *p, const run *rows, int64_t n_rows, int64_t
     if (height == 0) return;
     const int64_t lda = p->at ? p->m : p->k, am = p->at ? 1 : lda, ak = p->at ? lda : 1;
     const bool large = height > MC; /* more than one block of rows: keep what is packed */
-    const bool packed = p->bt || large || (height >= 3 * MR && height * p->n >= FEW);
+    const bool packed = p->bt || large || (height >= 3 * MR && height * p->n >= WORTH_PACKING);
     const gap kind = p->constants && p->m >= CONSTANT_ROWS ? CONSTANTS : ZEROS;
     /* in all rows, not only this thread's: what is left out must not depend on the threads */
     const bool gaps = !p->at && !p->bt && may_have_gaps(kind, p->a, p->m, lda, p->k, p->k * p->n);

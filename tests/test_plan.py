@@ -204,7 +204,7 @@ def test_shared_ops_give_the_same_bits(threads, compiled):
     np.testing.assert_array_equal(*results)
 
 
-def first_gradient(images, batch, n, fuse):
+def first_gradient(images, n, fuse):
     """Return the loss of a first step, and where it goes with a learning rate of 1."""
     rng = np.random.default_rng(0)
     y = rng.integers(0, 10, len(images)).astype(np.int32)
@@ -213,7 +213,8 @@ def first_gradient(images, batch, n, fuse):
     before = model.theta.copy()
     loss, sgd = fnn.CrossEntropy(penalty=fnn.L2(1e-3)), fnn.SGD(1.0)
     fnn.set_num_threads(n)
-    trainer = Trainer(model, Data(images, 1.0, y, 1.0), loss, sgd, batch_size=batch, fuse=fuse)
+    data = Data(images, 1.0, y, 1.0)
+    trainer = Trainer(model, data, loss, sgd, batch_size=len(images), fuse=fuse)
     sgd.fill(trainer._lr, 0)
     assert trainer.plan.replay(1, budget=60) == 1
     return trainer.losses[0], model.theta - before
@@ -234,12 +235,12 @@ def test_uniform_columns_are_summed_once(rows, uniform, compiled):
     }[uniform]
     pixels = rng.standard_normal((rows, size))
     images = np.where(at, rng.choice([0, -0.42, 1.5], size), pixels).astype(np.float32)
-    loss, moved = first_gradient(images, rows, 1, fuse=False)
-    fused_loss, fused = first_gradient(images, rows, 1, fuse=True)
+    loss, moved = first_gradient(images, 1, fuse=False)
+    fused_loss, fused = first_gradient(images, 1, fuse=True)
     assert fused_loss == pytest.approx(loss, rel=1e-5)
     np.testing.assert_allclose(fused, moved, rtol=1e-4, atol=1e-5)
     for n in (2, 3, 8, 17):
-        other_loss, other = first_gradient(images, rows, n, fuse=True)
+        other_loss, other = first_gradient(images, n, fuse=True)
         assert other_loss == fused_loss
         np.testing.assert_array_equal(other, fused)
 
