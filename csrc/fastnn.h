@@ -106,8 +106,9 @@ typedef enum { FNN_LINEAR, FNN_RELU, FNN_LEAKY_RELU, FNN_SIGMOID, FNN_TANH, FNN_
 
 /* out (N, O) = x (N, I) @ w (I, O) + b (O); b may be NULL.
  * Fused: y = activation(out) as well (y == out where the activation works in place).
- * constants: columns of x that are the same in every row may be summed apart; a row of out then
- * depends, within rounding, on the rows that it came with. */
+ * batchwise: what most rows have in a column of x may be subtracted there and summed once for all. A row of out
+ * then depends, within rounding, on the rows that it came with, and a product's precision on the largest
+ * number of each column. */
 typedef struct {
     const float *x, *w, *b;
     float *out;
@@ -115,7 +116,7 @@ typedef struct {
     fnn_activation activation;
     float slope;
     float *y;
-    bool constants;
+    bool batchwise;
 } fnn_dense_forward_args;
 
 /* dx (N, I) = dout (N, O) @ w.T.  Fused: dx *= activation'(saved), saved (N, I) being the output of
@@ -131,7 +132,7 @@ typedef struct {
 
 /* dw (I, O) = x.T (I, N) @ dout (N, O); db (O) = dout.sum(0), or NULL.
  * Fused with plain SGD: w -= lr * dw, b -= lr * db instead, lr read from the table at clock; and with
- * the gradient of a penalty: w -= lr * (dw + l1 * sign(w) + 2 * l2 * w). */
+ * the gradient of a penalty: w -= lr * (dw + l1 * sign(w) + 2 * l2 * w).  batchwise: as in dense_forward. */
 typedef struct {
     const float *dout, *x;
     float *dw, *db;
@@ -141,6 +142,7 @@ typedef struct {
     const int64_t *clock;
     float *w, *b;
     float l1, l2;
+    bool batchwise;
 } fnn_dense_backward_w_args;
 
 /* A convolution of x (N, H, W, C) with w (KH, KW, C, K) to out (N, OH, OW, K); its stride, its padding at

@@ -1,9 +1,9 @@
 /* Matrix products, and the dense layer's three: x @ w + b, dout @ w.T, x.T @ dout.
  *
  * A product is cut into blocks that fit the caches and these into register tiles (tile.h); b is
- * packed, and transposed on the way, where it pays or must be.  Columns of a that are one number in
- * every row, like the rim of a batch's images, cost the work of one row; where that number is 0 they cost
- * none, and no finite sum changes by a bit. */
+ * packed, and transposed on the way, where it pays or must be.  Where a holds many zeros, or many equal
+ * numbers in a column, like images on a plain ground, every tile sums but the terms that are listed for it;
+ * for zeros alone no finite sum changes by a bit. */
 #include "tile.h"
 
 enum {
@@ -12,12 +12,9 @@ enum {
     SHORT_K = 48,                               /* rows of b that a short tile reads before it moves on */
     A_STRIDE = KC + 16,                         /* of a copied row: rows must not share cache sets */
     A_SPACE = MC * A_STRIDE,                    /* floats for a copied block of a */
-    NC = (FNN_WORKSPACE / 4 - A_SPACE) / KC / PANEL * PANEL, /* columns of b that fit beside it */
+    NC = (FNN_WORKSPACE / 4 - A_SPACE) / (KC + 1) / (2 * PANEL) * (2 * PANEL), /* columns of b that fit beside it */
     WORTH_PACKING = 8192,                       /* rows of a times columns of b; with fewer b is read where it lies */
-    GAP = 4,                                    /* fewer columns are not worth a run's end */
-    MAX_RUNS = KC / (GAP + 1) + 1,
-    FEW_ROWS = 256,                             /* more rows seldom agree */
-    CONSTANT_ROWS = 8,                          /* fewer rows hardly pay for a search */
+    SAMPLE = 8,                                 /* rows that tell what the others are like */
     SMALL = 16384                               /* floats; a matrix in L1 is computed, not asked */
 };
 
@@ -55,53 +52,114 @@ void FN(pack)(const float *from, ptrdiff_t stride, int64_t rows, int columns, fl
             for (int j = 0; j < PANEL; j++) to[j] = j < columns ? from[j] : 0;
 }
 
-/* Runs of columns of some rows, copied next to each other. */
-static void copy_runs(const float *from, ptrdiff_t stride, int64_t rows, const run *runs, int64_t n_runs, float *to, ptrdiff_t to_stride) {
-    for (const run *r = runs; r < runs + n_runs; to += r->k, r++)
-        for (int64_t row = 0; row < rows; row++)
-            memcpy(to + row * to_stride, from + row * stride + r->a, (size_t)r->k * sizeof(float));
-}
+/* What of a is left out of the sums: nothing; zeros; or what is 0 when each column's background, a number
+ * that most rows have there, is subtracted.  What the backgrounds give is one term more, of weight 1: in every row the
+ * sum of their products with b; or, where a is transposed, in every column their product with the sum of b's rows. */
+typedef enum { NOTHING, ZEROS, BACKGROUNDS } omission;
 
-static void pack_runs(const float *from, ptrdiff_t stride, const run *runs, int64_t n_runs, int columns, float *to) {
-    for (const run *r = runs; r < runs + n_runs; to += r->k * PANEL, r++)
-        FN(pack)(from + r->b, stride, r->k, columns, to);
-}
-
-/* Columns that are left out: those that are 0 in every row, or those that are any one number. */
-typedef enum { ZEROS, CONSTANTS } gap;
-
-/* Whether some of n columns of a, which meet `size` floats of a matrix, may be gaps; mostly the first
- * row, or two, can tell. */
-static bool may_have_gaps(gap kind, const float *a, int64_t rows, ptrdiff_t stride, int64_t n, int64_t size) {
-    if (rows > FEW_ROWS || size < SMALL) return false;
-    const float *next = a + (rows > 1 ? stride : 0);
-    for (int64_t j = 0; j < n; j += VL) {
-        const int lanes = (int)min64(VL, n - j);
-        const vf x = kind == ZEROS ? load_part(a + j, lanes) : load_part(next + j, lanes) - load_part(a + j, lanes);
-        if (v_filled(x) != (1u << lanes) - 1) return true;
-    }
-    return false;
-}
-
-/* The runs between the gaps of n <= KC columns of a, in rows `stride` apart; few columns are no gap
- * between two runs. */
-static int64_t find_runs(gap kind, const float *a, int64_t rows, ptrdiff_t stride, int64_t n, ptrdiff_t bs, run *runs) {
-    int64_t found = 0, end = 0; /* of the last run */
-    for (int64_t j = 0; j < n; j += VL) {
-        const int lanes = (int)min64(VL, n - j);
-        const vf same = kind == ZEROS ? (vf){0} : load_part(a + j, lanes);
-        unsigned filled = 0;
-        for (int64_t r = 0; r < rows && filled != (1u << lanes) - 1; r++)
-            filled |= v_filled(load_part(a + r * stride + j, lanes) - same);
-        while (filled) {
-            const int first = __builtin_ctz(filled), next = first + __builtin_ctz(~(filled >> first));
-            if (found && j + first - end < GAP) runs[found - 1].k = j + next - runs[found - 1].a;
-            else runs[found++] = (run){j + first, (j + first) * bs, next - first};
-            end = j + next;
-            filled = filled >> next << next;
+/* It pays where a tile's few rows often have the same number in a column, or where a is transposed its few
+ * columns the same numbers in a row; the first rows and their neighbours tell. */
+static omission omission_of(const product *p) {
+    const int64_t rows = p->at ? p->k : p->m, n = p->at ? p->m : p->k, rare = p->at ? 8 : 2;
+    if (p->bt || n * p->n < SMALL) return NOTHING;
+    int64_t zeros = 0, equal = 0, asked = 0;
+    for (int64_t r = 0; r < min64(SAMPLE, rows); r += 2) {
+        const float *one = p->a + r * n, *other = r + 1 < rows ? one + n : one;
+        for (int64_t j = 0; j < n; j += VL) {
+            const int lanes = (int)min64(VL, n - j);
+            const vf x = load_part(one + j, lanes), y = load_part(other + j, lanes);
+            const unsigned all = (1u << lanes) - 1;
+            unsigned zero = all & ~(v_filled(x) | v_filled(y)), same = all & ~v_filled(x - y);
+            if (p->at) zero &= zero >> 1 & zero >> 2, same &= same >> 1 & same >> 2;
+            zeros += __builtin_popcount(zero), equal += __builtin_popcount(same);
+            asked += p->at ? max64(0, lanes - 2) : lanes;
         }
+        if (equal * rare * 4 < asked) return NOTHING;
     }
-    return found;
+    const bool mostly_zeros = zeros * 8 >= equal * 7, may_subtract = rows >= SAMPLE && p->batchwise;
+    if (!mostly_zeros && may_subtract) return equal * rare < asked ? NOTHING : BACKGROUNDS;
+    return zeros * rare < asked ? NOTHING : ZEROS;
+}
+
+/* The background of each of n columns: of 0 and the first rows' least and greatest number there the one that
+ * most of them have.  Whether any is not 0. */
+static bool find_backgrounds(const float *a, ptrdiff_t stride, int64_t n, float *to) {
+    unsigned found = 0;
+    for (int64_t j = 0; j < n; j += VL) {
+        const int lanes = (int)min64(VL, n - j);
+        vf x[SAMPLE], least, greatest;
+        for (int r = 0; r < SAMPLE; r++) x[r] = load_part(a + r * stride + j, lanes);
+        least = greatest = x[0];
+        for (int r = 1; r < SAMPLE; r++) least = v_min(x[r], least), greatest = v_max(x[r], greatest);
+        vi zeros = {0}, low = {0}, high = {0}; /* counted downwards: a mask is -1 */
+        for (int r = 0; r < SAMPLE; r++) zeros += x[r] == 0, low += x[r] == least, high += x[r] == greatest;
+        const vf other = v_select(low < high, least, greatest);
+        const vf background = v_select((low < zeros) | (high < zeros), other, (vf){0});
+        found |= v_filled(background);
+        store_part(to + j, background, lanes);
+    }
+    return found != 0;
+}
+
+/* A block of a in `to`, `stride` from line to line; less the backgrounds, where there are any, and with their term. */
+static void copy_block(const product *p, int64_t m, int64_t rows, int64_t k, int64_t terms, const float *backgrounds,
+                       float *to, ptrdiff_t stride) {
+    const int64_t lda = p->at ? p->m : p->k, lines = p->at ? terms : rows, length = p->at ? rows : terms;
+    const float *from = p->a + (p->at ? k * lda + m : m * lda + k);
+    for (int64_t i = 0; i < lines; i++, from += lda, to += stride) {
+        if (!backgrounds) {
+            memcpy(to, from, (size_t)length * sizeof(float));
+            continue;
+        }
+        for (int64_t j = 0; j < length; j++) to[j] = from[j] - backgrounds[j];
+        if (!p->at) to[length] = 1;
+    }
+    if (backgrounds && p->at) memcpy(to, backgrounds, (size_t)length * sizeof(float));
+}
+
+/* The terms that tiles have to sum: of tile i [ends[i], ends[i + 1]). */
+typedef struct {
+    uint16_t terms[MC / MR_LISTED * (KC + 1)];
+    int32_t ends[MC / MR_LISTED + 1];
+} listing;
+
+/* For tiles of as many rows as run_tiles gives them: term j < k of row m is at a[m * am + j * ak], one of both
+ * strides being 1. */
+static void list_terms(const float *a, ptrdiff_t am, ptrdiff_t ak, int64_t rows, int64_t k, listing *to) {
+    const int64_t tiles = (rows + MR_LISTED - 1) / MR_LISTED, height = rows / tiles, taller = rows % tiles;
+    int32_t n = 0;
+    to->ends[0] = 0;
+    for (int64_t i = 0; i < tiles; i++) {
+        const int h = (int)(height + (i < taller));
+        if (am == 1) { /* a vector has the rows */
+            for (int64_t j = 0; j < k; j++) {
+                to->terms[n] = (uint16_t)j;
+                n += v_filled(v_load_n(a + j * ak, h)) != 0;
+            }
+        } else {
+            for (int64_t j = 0; j < k; j += VL) {
+                vi any = {0};
+                for (int m = 0; m < h; m++) any |= (vi)load_part(a + m * am + j, (int)min64(VL, k - j));
+                for (unsigned filled = v_filled((vf)any); filled; filled &= filled - 1)
+                    to->terms[n++] = (uint16_t)(j + __builtin_ctz(filled));
+            }
+        }
+        to->ends[i + 1] = n;
+        a += h * am;
+    }
+}
+
+/* to = the sum of k rows of a panel, each times its weight if there are any */
+static void sum_panel(const float *panel, int64_t k, const float *weights, float *to) {
+    vf sum[4][2] = {{{0}}};
+    for (; k >= 4; k -= 4, panel += 4 * PANEL, weights += weights ? 4 : 0)
+        for (int j = 0; j < 4; j++)
+            for (int v = 0; v < 2; v++)
+                sum[j][v] = v_fma(v_set1(weights ? weights[j] : 1), v_load(panel + j * PANEL + v * VL), sum[j][v]);
+    for (int j = 0; j < k; j++)
+        for (int v = 0; v < 2; v++)
+            sum[0][v] = v_fma(v_set1(weights ? weights[j] : 1), v_load(panel + j * PANEL + v * VL), sum[0][v]);
+    for (int v = 0; v < 2; v++) v_store(to + v * VL, (sum[0][v] + sum[1][v]) + (sum[2][v] + sum[3][v]));
 }
 
 /* The penalty's part of ADD_SCALED. */
@@ -121,122 +179,79 @@ static void add_penalty(const product *p, block s) {
     }
 }
 
-/* The part of every sum that a block takes: terms [k0, k0 + k), of which only the runs count. */
-typedef struct {
-    int64_t k0, k, n_runs;
-    const run *runs;
-} terms;
-
-/* Rows [m0, m1) of columns [n0, n0 + columns), in tiles of equal height; a points at row m0, b at
- * column n0, both at k0; `added`: to every row, or NULL. */
-static void run_rows(const product *p, int64_t m0, int64_t m1, int64_t n0, int columns, const terms *sum,
-                     const float *a, ptrdiff_t as, const float *b, ptrdiff_t bs, const float *added) {
+/* Rows [m0, m1) of columns [n0, n0 + columns), in tiles of equal height, and of their sums the terms
+ * [k0, k0 + k), or of these the listed ones; a points at row m0, b at column n0, both at k0. */
+static void run_rows(const product *p, int64_t m0, int64_t m1, int64_t n0, int columns, int64_t k0, int64_t k,
+                     const listing *listed, const float *a, ptrdiff_t am, ptrdiff_t ak, const float *b, ptrdiff_t bs, ptrdiff_t b_pair) {
     const int nv = (columns + VL - 1) / VL;
-    const bool final = sum->k0 + sum->k == p->k;
-    tile t = {.as = p->at ? as : 1, .b = b, .bs = bs, .cs = p->n, .runs = sum->runs, .n_runs = sum->n_runs,
+    const bool final = k0 + k == p->k;
+    const run all = {0, 0, k};
+    tile t = {.a = a, .as = ak, .b = b, .bs = bs, .c = p->c + m0 * p->n + n0, .cs = p->n, .runs = &all, .n_runs = 1,
               .last = columns - (nv - 1) * VL,
-              .finish = p->finish == STORE && sum->k0 > 0 ? ADD : p->finish, .scale = p->scale,
-              .bias = added, .relu = final && p->relu};
-    t.a = a;
-    t.c = p->c + m0 * p->n + n0;
-    if (sum->k0 == 0 && (p->l1 != 0 || p->l2 != 0)) add_penalty(p, (block){m0, m1, n0, n0 + columns});
-    FN(run_tiles)(&t, m1 - m0, p->at ? 1 : as, nv, p->at);
+              .finish = p->finish == STORE && k0 > 0 ? ADD : p->finish, .scale = p->scale,
+              .bias = p->bias && final ? p->bias + n0 : NULL, .relu = final && p->relu};
+    if (listed) t.terms = listed->terms, t.ends = listed->ends, t.b_pair = b_pair;
+    if (k0 == 0 && (p->l1 != 0 || p->l2 != 0)) add_penalty(p, (block){m0, m1, n0, n0 + columns});
+    FN(run_tiles)(&t, m1 - m0, am, nv, listed ? LISTED : p->at ? TRANSPOSED : ROWS);
 }
 
-/* The bias, where this is the end of a sum. */
-static const float *bias_of(const product *p, const terms *sum, int64_t n) {
-    return p->bias && sum->k0 + sum->k == p->k ? p->bias + n : NULL;
+/* Columns [n, n + columns) of b, in panels; with a row for the backgrounds' term where `weights`, or sums, are due. */
+static void pack_strip(const product *p, int64_t k, int64_t terms, int64_t n, int columns, bool sum, const float *weights, float *to) {
+    for (int i = 0; i < columns; i += PANEL, to += (terms + sum) * PANEL) {
+        const int here = columns - i < PANEL ? columns - i : PANEL;
+        if (p->bt) FN(pack_transposed)(p->b + (n + i) * p->k + k, p->k, terms, here, to);
+        else FN(pack)(p->b + k * p->n + n + i, p->n, terms, here, to);
+        if (sum) sum_panel(to, terms, weights, to + terms * PANEL);
+    }
 }
 
-/* to = bias + what the columns of a between the runs give: the same in every row.  a points at any
- * row, b at the panel's column, both at k0. */
-static void sum_gaps(const float *a, const run *runs, int64_t n_runs, int64_t k, const float *b, ptrdiff_t bs,
-                     int columns, const float *bias, float *to) {
-    vf sum[2] = {{0}};
-    const int lanes[2] = {columns < VL ? columns : VL, columns > VL ? columns - VL : 0};
-    for (int v = 0; v < 2 && bias; v++) sum[v] = load_part(bias + v * VL, lanes[v]);
-    int64_t j = 0;
-    for (int64_t r = 0; r <= n_runs; j = r < n_runs ? runs[r].a + runs[r].k : k, r++)
-        for (const int64_t end = r < n_runs ? runs[r].a : k; j < end; j++)
-            if (a[j] != 0)
-                for (int v = 0; v < 2; v++)
-                    sum[v] = v_fma(v_set1(a[j]), load_part(b + j * bs + v * VL, lanes[v]), sum[v]);
-    for (int v = 0; v < 2; v++) store_part(to + v * VL, sum[v], VL);
-}
-
-/* Columns [n0, n1) of the product in these rows of c: from a to a + k, each run. */
-static void run_block(const product *p, const run *rows, int64_t n_rows, int64_t n0, int64_t n1, fnn_part part) {
-    int64_t height = 0;
-    for (int64_t r = 0; r < n_rows; r++) height += rows[r].k;
-    if (height == 0) return;
-    const int64_t lda = p->at ? p->m : p->k, am = p->at ? 1 : lda, ak = p->at ? lda : 1;
+static void run_block(const product *p, block s, fnn_part part) {
+    const int64_t height = s.m1 - s.m0, lda = p->at ? p->m : p->k, am = p->at ? 1 : lda, ak = p->at ? lda : 1;
     const bool large = height > MC; /* more than one block of rows: keep what is packed */
-    const bool packed = p->bt || large || (height >= 3 * MR && height * p->n >= WORTH_PACKING);
-    const gap kind = p->constants && p->m >= CONSTANT_ROWS ? CONSTANTS : ZEROS;
-    /* in all rows, not only this thread's: what is left out must not depend on the threads */
-    const bool gaps = !p->at && !p->bt && may_have_gaps(kind, p->a, p->m, lda, p->k, p->k * p->n);
+    /* of all rows, not only this thread's: the bits must not depend on the threads */
+    const omission omitted = omission_of(p);
+    const bool subtract = omitted == BACKGROUNDS;
+    const bool packed = p->bt || large || subtract || (height >= 3 * MR && height * p->n >= WORTH_PACKING);
     const int64_t blocks = (p->k + KC - 1) / KC, kb = (p->k + blocks - 1) / blocks; /* equal blocks of k */
-    run runs[MAX_RUNS];
-    if (!packed && height <= 4 && n_rows == 1 && kind == ZEROS) {
+    listing space_for_list;
+    const listing *const listed = omitted ? &space_for_list : NULL;
+    if (!packed && height <= (omitted ? MR_LISTED : 4)) {
         /* One short tile: stream b along its rows, as wide as the registers allow. */
-        const int64_t m0 = rows->a, m1 = m0 + height;
         const int wide = FN(tile_widest)[height] * VL;
         const int64_t ks = p->finish == STORE ? SHORT_K : kb;
         for (int64_t k = 0; k < p->k; k += ks) {
-            const float *a = p->a + m0 * am + k * ak;
-            terms sum = {k, min64(ks, p->k - k), 1, runs};
-            runs[0] = (run){0, 0, sum.k};
-            if (gaps) sum.n_runs = find_runs(kind, p->a + k, p->m, lda, sum.k, p->n, runs);
-            for (int64_t n = n0; n < n1; n += wide)
-                run_rows(p, m0, m1, n, (int)min64(wide, n1 - n), &sum, a, lda, p->b + k * p->n + n, p->n, bias_of(p, &sum, n));
+            const float *a = p->a + s.m0 * am + k * ak;
+            const int64_t terms = min64(ks, p->k - k);
+            if (omitted) list_terms(a, am, ak, height, terms, &space_for_list);
+            for (int64_t n = s.n0; n < s.n1; n += wide)
+                run_rows(p, s.m0, s.m1, n, (int)min64(wide, s.n1 - n), k, terms, listed, a, am, ak, p->b + k * p->n + n, p->n, PANEL);
         }
         return;
     }
-    float *space = fnn_workspace(), *a_space = space + (FNN_WORKSPACE / 4 - A_SPACE);
-    float constants[NC];
+    const int64_t strip = omitted ? 2 * PANEL : PANEL, nc = large ? NC : strip;
+    float *space = fnn_workspace(), *a_space = space + (FNN_WORKSPACE / 4 - A_SPACE), backgrounds[KC];
     for (int64_t k = 0; k < p->k; k += kb) {
-        terms sum = {k, min64(kb, p->k - k), 1, runs};
-        runs[0] = (run){0, 0, sum.k};
-        if (gaps) sum.n_runs = find_runs(kind, p->a + k, p->m, lda, sum.k, p->n, runs);
-        const int64_t n_runs = sum.n_runs;
-        const bool copy = (packed && n_runs > 1) || (large && n1 - n0 >= 4 * PANEL && p->k >= 48);
-        run joined = {copy ? 0 : runs[0].a, 0, 0};
-        for (const run *r = runs; r < runs + n_runs; r++) joined.k += r->k;
-        const bool apart = kind == CONSTANTS && joined.k < sum.k;
-        if (packed) sum.runs = &joined, sum.n_runs = 1; /* with no gap between the runs */
-        for (int64_t nb = n0, nc = large ? NC : PANEL; nb < n1; nb += nc) {
-            const int64_t ne = min64(nb + nc, n1);
-            for (const run *r = rows; r < rows + n_rows; r++)
-                for (int64_t m = r->a, me; m < r->a + r->k; m = me) {
-                    if (fnn_interrupted(part)) return;
-                    me = min64(m + MC, r->a + r->k);
-                    const bool first = m == rows->a;
-                    const float *a = p->a + m * am + k * ak;
-                    ptrdiff_t as = lda;
-                    if (copy) {
-                        as = p->at ? me - m : A_STRIDE;
-                        if (p->at) copy_runs(a, lda, sum.k, &(run){0, 0, me - m}, 1, a_space, as);
-                        else if (large || nb == n0) copy_runs(a, lda, me - m, runs, n_runs, a_space, as);
-                        a = a_space;
-                    }
-                    for (int64_t n = nb; n < ne; n += PANEL) {
-                        const int columns = (int)min64(PANEL, ne - n);
-                        const float *b = p->b + (p->bt ? n * p->k + k : k * p->n + n), *added = bias_of(p, &sum, n);
-                        if (apart) {
-                            float *constant = constants + (n - nb);
-                            if (first) sum_gaps(p->a + k, runs, n_runs, sum.k, b, p->n, columns, added, constant);
-                            added = constant;
-                        }
-                        if (packed) {
-                            float *to = space + (n - nb) * joined.k;
-                            if (first && p->bt) FN(pack_transposed)(b, p->k, sum.k, columns, to);
-                            else if (first) pack_runs(b, p->n, runs, n_runs, columns, to);
-                            b = to;
-                        }
-                        run_rows(p, m, me, n, columns, &sum, a, as, b, packed ? PANEL : p->n, added);
-                    }
+        const int64_t terms = min64(kb, p->k - k), panel = (terms + subtract) * PANEL;
+        bool found = subtract && !p->at && find_backgrounds(p->a + k, lda, terms, backgrounds);
+        for (int64_t nb = s.n0; nb < s.n1; nb += nc)
+            for (int64_t m = s.m0, rows; m < s.m1; m += rows) {
+                if (fnn_interrupted(part)) return;
+                rows = min64(MC, s.m1 - m);
+                const bool first = large || nb == s.n0; /* else the block of a is ready */
+                if (first && subtract && p->at) found = find_backgrounds(p->a + m, lda, rows, backgrounds);
+                const bool copy = found || (large && s.n1 - s.n0 >= 4 * PANEL && p->k >= 48);
+                const float *a = copy ? a_space : p->a + m * am + k * ak;
+                const ptrdiff_t line = !copy ? lda : p->at ? rows : A_STRIDE, down = p->at ? 1 : line, along = p->at ? line : 1;
+                if (first && copy) copy_block(p, m, rows, k, terms, found ? backgrounds : NULL, a_space, line);
+                if (first && omitted) list_terms(a, down, along, rows, terms + found, &space_for_list);
+                for (int64_t n = nb; n < min64(nb + nc, s.n1); n += strip) {
+                    const int columns = (int)min64(strip, min64(nb + nc, s.n1) - n);
+                    float *to = space + (n - nb) / PANEL * panel;
+                    if (packed && m == s.m0) pack_strip(p, k, terms, n, columns, subtract, p->at ? NULL : backgrounds, to);
+                    const float *b = packed ? to : p->b + k * p->n + n;
+                    run_rows(p, m, m + rows, n, columns, k, terms, listed, a, down, along, b, packed ? PANEL : p->n, packed ? panel : PANEL);
                 }
-        }
+            }
     }
 }
 
@@ -267,49 +282,12 @@ static void run_outer(const product *p, block s) {
     else outer_rows(true, false, p, s);
 }
 
-/* Rows of c between the runs, whose sums have one factor in all terms: that times the sum of the others. */
-static void run_gaps(const product *p, const run *runs, int64_t n_runs, block s) {
-    float sums[32 * VL];
-    product one = *p; /* a batch of one, as it were */
-    one.b = sums;
-    for (int64_t n = s.n0, columns; n < s.n1; n += columns) {
-        columns = min64(32 * VL, s.n1 - n);
-        FN(column_sums)(p->b + n, p->k, p->n, 0, columns, STORE, 0, sums);
-        one.c = p->c + n;
-        int64_t m = s.m0;
-        for (int64_t r = 0; r <= n_runs; m = r < n_runs ? runs[r].a + runs[r].k : s.m1, r++)
-            run_outer(&one, (block){m, r < n_runs ? runs[r].a : s.m1, 0, columns});
-    }
-}
-
-/* Where a is transposed, its columns are rows of c. */
-static void run_transposed(const product *p, block s, fnn_part part) {
-    if (!may_have_gaps(CONSTANTS, p->a, p->k, p->m, p->m, p->m * p->n)) {
-        run_block(p, &(run){s.m0, 0, s.m1 - s.m0}, 1, s.n0, s.n1, part);
-        return;
-    }
-    /* the same runs for any number of threads, of which each takes its part */
-    for (int64_t m = s.m0 / KC * KC; m < s.m1; m += KC) {
-        const block here = {max64(m, s.m0), min64(m + KC, s.m1), s.n0, s.n1};
-        run runs[MAX_RUNS];
-        const int64_t found = find_runs(CONSTANTS, p->a + m, p->k, p->m, min64(KC, p->m - m), 0, runs);
-        int64_t n_runs = 0;
-        for (const run *r = runs; r < runs + found; r++) {
-            const int64_t first = max64(m + r->a, here.m0), last = min64(m + r->a + r->k, here.m1);
-            if (first < last) runs[n_runs++] = (run){first, 0, last - first};
-        }
-        run_block(p, runs, n_runs, s.n0, s.n1, part);
-        run_gaps(p, runs, n_runs, here);
-    }
-}
-
 void FN(product)(const product *p, block s, fnn_part part) {
     if (s.m0 == s.m1 || s.n0 == s.n1) return;
     if (p->k == 1 && !p->bias && !p->relu && !p->bt) {
         run_outer(p, s);
     } else if (p->k > 0) {
-        if (p->at) run_transposed(p, s, part);
-        else run_block(p, &(run){s.m0, 0, s.m1 - s.m0}, 1, s.n0, s.n1, part);
+        run_block(p, s, part);
     } else if (p->finish == STORE) { /* an empty sum */
         for (int64_t m = s.m0; m < s.m1; m++)
             for (int64_t n = s.n0; n < s.n1; n++) {
@@ -340,7 +318,7 @@ KERNEL(gemm) {
 KERNEL(dense_forward) {
     const bool relu = a->activation == FNN_RELU;
     product p = {.a = a->x, .b = a->w, .c = relu ? a->y : a->out, .m = a->n, .n = a->o, .k = a->i,
-                 .bias = a->b, .relu = relu, .constants = a->constants};
+                 .bias = a->b, .relu = relu, .batchwise = a->batchwise};
     const block s = FN(product_share)(p.m, p.n, part);
     FN(product)(&p, s, part);
     if (a->activation != FNN_LINEAR && !relu)
@@ -399,7 +377,7 @@ KERNEL(dense_backward_w) {
     const float scale = fused ? -a->lr[min64(a->clock[FNN_BATCH], a->lr_len - 1)] : 0;
     const finish finish = fused ? ADD_SCALED : STORE;
     product p = {.a = a->x, .b = a->dout, .c = fused ? a->w : a->dw, .m = a->i, .n = a->o, .k = a->n,
-                 .at = true, .finish = finish, .scale = scale, .l1 = a->l1, .l2 = a->l2};
+                 .at = true, .finish = finish, .scale = scale, .l1 = a->l1, .l2 = a->l2, .batchwise = a->batchwise};
     /* by rows: two threads that write next to each other in every row slow each other down */
     block s = {0, p.m, 0, p.n};
     if (p.m >= 8 * part.n) fnn_range(p.m, 1, part, &s.m0, &s.m1);

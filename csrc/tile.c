@@ -7,10 +7,11 @@
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
 
-INLINE void tile_body(const int mr, const int nv, const bool at, const bool whole, const tile *t) {
+INLINE void tile_body(const int mr, const int nv, const reading reading, const bool whole, const tile *t) {
     const int last = whole ? VL : t->last;
     const ptrdiff_t bs = t->bs, as = t->as, cs = t->cs;
     const run *const runs = t->runs, *const end = runs + t->n_runs;
+    const int32_t *ends = t->ends;
     const float *a = t->a;
     float *c = t->c;
     for (int64_t left = t->count; left > 0; left--, a += t->down, c += mr * cs) {
@@ -23,18 +24,41 @@ INLINE void tile_body(const int mr, const int nv, const bool at, const bool whol
             UNROLL for (int m = 0; m < mr; m++)
                 UNROLL for (int v = 0; v < nv; v++) acc[m][v] = (vf){0};
         }
-        for (const run *r = runs; r < end; r++) {
-            const float *b = t->b + r->b, *row[MR_NARROW];
-            UNROLL for (int m = 0; m < mr; m++) row[m] = a + r->a + (at ? m : t->rows[m]);
-            ptrdiff_t at_k = 0;
-            for (int64_t k = 0; k < r->k; k++, b += bs, at_k += as) {
-                vf bv[MAX_NV];
-                UNROLL for (int v = 0; v < nv; v++)
-                    bv[v] = v < nv - 1 || whole ? v_load(b + v * VL) : v_load_n(b + v * VL, last);
-                UNROLL for (int m = 0; m < mr; m++) {
-                    const vf x = v_set1(at ? row[0][at_k + m] : row[m][at_k]);
-                    UNROLL for (int v = 0; v < nv; v++) acc[m][v] = v_fma(x, bv[v], acc[m][v]);
-                }
+/* the fewer operands stay in registers, the others pass through one */
+#define TERM(b_of_v, a_of_m)                                                                       \
+    do {                                                                                           \
+        vf av[MR_NARROW], bv[MAX_NV];                                                              \
+        if (nv > mr) UNROLL for (int m = 0; m < mr; m++) av[m] = v_set1(a_of_m);                   \
+        else                                                                                       \
+            UNROLL for (int v = 0; v < nv; v++)                                                    \
+                bv[v] = v < nv - 1 || whole ? v_load(b_of_v) : v_load_n(b_of_v, last);             \
+        if (nv > mr) UNROLL for (int v = 0; v < nv; v++) {                                         \
+            const vf x = v < nv - 1 || whole ? v_load(b_of_v) : v_load_n(b_of_v, last);            \
+            UNROLL for (int m = 0; m < mr; m++) acc[m][v] = v_fma(av[m], x, acc[m][v]);            \
+        } else UNROLL for (int m = 0; m < mr; m++) {                                               \
+            const vf x = v_set1(a_of_m);                                                           \
+            UNROLL for (int v = 0; v < nv; v++) acc[m][v] = v_fma(x, bv[v], acc[m][v]);            \
+        }                                                                                          \
+    } while (0)
+        if (reading == LISTED) {
+            const float *pair[MAX_NV / 2];
+            UNROLL for (int v = 0; v < nv; v += 2) pair[v / 2] = t->b + v / 2 * t->b_pair;
+            const ptrdiff_t next = t->rows[1];
+            const uint16_t *term = t->terms + ends[0], *const stop = t->terms + *++ends;
+            if (term == stop && t->finish != STORE && !t->bias && !t->relu) continue;
+            for (; term < stop; term++) {
+                const ptrdiff_t b_k = *term * bs;
+                const float *const column = a + *term * as;
+                TERM(pair[v / 2] + b_k + v % 2 * VL, column[m * next]);
+            }
+        } else {
+            for (const run *r = runs; r < end; r++) {
+                const float *row[MR_NARROW];
+                UNROLL for (int m = 0; m < mr; m++) row[m] = a + r->a + (reading == TRANSPOSED ? m : t->rows[m]);
+                const float *b = t->b + r->b;
+                ptrdiff_t at_k = 0;
+                for (int64_t k = 0; k < r->k; k++, b += bs, at_k += as)
+                    TERM(b + v * VL, reading == TRANSPOSED ? row[0][at_k + m] : row[m][at_k]);
             }
         }
         if (t->finish == ADD_SCALED) {
@@ -60,16 +84,16 @@ INLINE void tile_body(const int mr, const int nv, const bool at, const bool whol
     }
 }
 
-#define TILE(mr, nv)                                                                               \
-    static void tile_##mr##x##nv(const tile *t) {                                                  \
-        if (t->last == VL) tile_body(mr, nv, false, true, t);                                      \
-        else tile_body(mr, nv, false, false, t);                                                   \
-    }                                                                                              \
-    static void tile_t_##mr##x##nv(const tile *t) {                                                \
-        if (t->last == VL) tile_body(mr, nv, true, true, t);                                       \
-        else tile_body(mr, nv, true, false, t);                                                    \
+#define TILE_READING(name, reading, mr, nv)                                                        \
+    static void name##_##mr##x##nv(const tile *t) {                                                \
+        if (t->last == VL) tile_body(mr, nv, reading, true, t);                                    \
+        else tile_body(mr, nv, reading, false, t);                                                 \
     }
-#define AT(mr, nv) {tile_##mr##x##nv, tile_t_##mr##x##nv}
+#define TILE(mr, nv)                                                                               \
+    TILE_READING(rows, ROWS, mr, nv)                                                               \
+    TILE_READING(transposed, TRANSPOSED, mr, nv)                                                   \
+    TILE_READING(listed, LISTED, mr, nv)
+#define AT(mr, nv) {rows_##mr##x##nv, transposed_##mr##x##nv, listed_##mr##x##nv}
 
 /* clang-format off */
 #if VL == 16
@@ -91,24 +115,24 @@ const int FN(tile_widest)[MR + 1] = {0, 8, 6, 4, 3, 2, 2};
 #endif
 ALL_TILES(TILE)
 #define ENTRY(mr, nv) [mr][nv] = AT(mr, nv),
-const tile_fn FN(tiles)[MR_NARROW + 1][MAX_NV + 1][2] = {ALL_TILES(ENTRY)};
+const tile_fn FN(tiles)[MR_NARROW + 1][MAX_NV + 1][3] = {ALL_TILES(ENTRY)};
 /* clang-format on */
 
-void FN(run_tiles)(tile *t, int64_t rows, ptrdiff_t stride, int nv, bool transposed) {
+void FN(run_tiles)(tile *t, int64_t rows, ptrdiff_t stride, int nv, reading reading) {
     ptrdiff_t offsets[MR_NARROW];
     for (int m = 0; m < MR_NARROW; m++) offsets[m] = m * stride;
     t->rows = offsets;
-    /* in two heights at most */
-    const int64_t tallest = nv == 1 ? MR_NARROW : MR, tiles = (rows + tallest - 1) / tallest;
-    const int64_t height = rows / tiles, taller = rows % tiles;
+    const int64_t tallest = reading == LISTED ? MR_LISTED : nv == 1 ? MR_NARROW : MR;
+    const int64_t tiles = (rows + tallest - 1) / tallest, height = rows / tiles, taller = rows % tiles;
     if (taller) {
         t->count = taller;
         t->down = (height + 1) * stride;
-        FN(tiles)[height + 1][nv][transposed](t);
+        FN(tiles)[height + 1][nv][reading](t);
         t->a += taller * t->down;
         t->c += taller * (height + 1) * t->cs;
+        if (reading == LISTED) t->ends += taller;
     }
     t->count = tiles - taller;
     t->down = height * stride;
-    FN(tiles)[height][nv][transposed](t);
+    FN(tiles)[height][nv][reading](t);
 }

@@ -19,6 +19,7 @@ enum { MR = 6, MR_NARROW = 12 };
 
 enum {
     MAX_NV = 8,     /* vectors in a row of any tile */
+    MR_LISTED = 3,  /* tallest tile of listed terms: the fewer rows, the more terms that none of them has */
     PANEL = 2 * VL, /* columns of a packed panel */
 };
 
@@ -32,8 +33,12 @@ typedef struct {
     int64_t k;
 } run;
 
+/* How a tile meets its terms: all of some runs, term k of row m being at a[rows[m] + k * as], or, TRANSPOSED, at
+ * a[m + k * as]; or those that are LISTED for it, at a[m * rows[1] + k * as]. */
+typedef enum { ROWS, TRANSPOSED, LISTED } reading;
+
 typedef struct {
-    const float *a; /* term k of row m at a[rows[m] + k * as], or at a[m + k * as] where a is transposed */
+    const float *a;
     ptrdiff_t as;
     const ptrdiff_t *rows;
     ptrdiff_t down; /* in a, from a tile to the one below */
@@ -44,6 +49,9 @@ typedef struct {
     int64_t count; /* this many tiles, each below the other */
     const run *runs;
     int64_t n_runs;
+    const uint16_t *terms; /* LISTED: tile i sums terms[ends[i]] ... terms[ends[i + 1] - 1] */
+    const int32_t *ends;
+    ptrdiff_t b_pair; /* LISTED: in b, from a row's pair of vectors to its next */
     int last; /* columns in the last vector, 1 ... VL */
     finish finish;
     float scale;
@@ -52,9 +60,9 @@ typedef struct {
 } tile;
 
 typedef void (*tile_fn)(const tile *t);
-/* [rows][vectors in a row][a is transposed]; NULL where a tile would not fit the registers: rows go to
+/* [rows][vectors in a row][reading]; NULL where a tile would not fit the registers: rows go to
  * MR_NARROW with one vector, to MR with two, and there are tile_widest[rows] vectors at most */
-extern const tile_fn FN(tiles)[MR_NARROW + 1][MAX_NV + 1][2];
+extern const tile_fn FN(tiles)[MR_NARROW + 1][MAX_NV + 1][3];
 extern const int FN(tile_widest)[MR + 1];
 
 /* c (m, n) = a (m, k) @ b (k, n), ended as a tile is */
@@ -67,15 +75,16 @@ typedef struct {
     float scale;
     const float *bias;
     bool relu;
-    bool constants; /* columns of a that are one number may be summed apart: the bits may differ */
+    bool batchwise; /* as in dense_forward */
     float l1, l2; /* ADD_SCALED adds scale * the derivative of l1 * abs(c) + l2 * c**2, too */
 } product;
 
 /* Rows [m0, m1) and columns [n0, n1) of c. */
 typedef struct { int64_t m0, m1, n0, n1; } block;
 
-/* As few tiles as will do for this many rows, `stride` apart in a, of nv vectors. */
-void FN(run_tiles)(tile *t, int64_t rows, ptrdiff_t stride, int nv, bool transposed);
+/* As few tiles as will do for this many rows, `stride` apart in a, of nv vectors: in two heights at
+ * most, the taller ones first. */
+void FN(run_tiles)(tile *t, int64_t rows, ptrdiff_t stride, int nv, reading reading);
 
 /* Computes one block of a product on this thread. */
 void FN(product)(const product *p, block s, fnn_part part);

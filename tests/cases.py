@@ -176,20 +176,19 @@ def gradient_of(
     return build
 
 
-def uniform_columns(rng: Rng, x: np.ndarray) -> np.ndarray:
-    """Often some columns, at times all or all but one, are one number, as a product leaves out."""
-    share = rng.choice([0, 0, 0.1, 0.5, 0.9, 1])
-    # in stretches of some columns, as images have them
-    stretch = np.cumsum(rng.random(x.shape[1]) < 0.2)
-    levels = normal(rng, x.shape[1] + 1) * (rng.random(x.shape[1] + 1) < 0.5)
-    uniform = rng.random(x.shape[1] + 1) < share
-    return np.where(uniform[stretch], levels[stretch], x)
+def on_a_ground(rng: Rng, x: np.ndarray) -> np.ndarray:
+    """Most numbers of some columns, at times all, are one number, as a product leaves out."""
+    share = rng.choice([0, 0, 0.3, 0.6, 0.9, 1])
+    # in stretches, as images have them
+    stretch = np.cumsum(rng.random(x.size) < 0.2).reshape(x.shape)
+    ground = normal(rng, x.shape[1]) * (rng.random(x.shape[1]) < rng.choice([0, 0.5, 1]))
+    return np.where((rng.random(x.size + 1) < share)[stretch], ground, x)
 
 
 def build_gemm(a: str, b: str) -> Callable[[Rng, Sizes], Args]:
     def build(rng: Rng, sizes: Sizes) -> Args:
         return {
-            "a": uniform_columns(rng, normal(rng, *(sizes[letter] for letter in a))),
+            "a": on_a_ground(rng, normal(rng, *(sizes[letter] for letter in a))),
             "b": normal(rng, *(sizes[letter] for letter in b)),
             "out": empty(sizes["M"], sizes["N"]),
         }
@@ -200,7 +199,7 @@ def build_gemm(a: str, b: str) -> Callable[[Rng, Sizes], Args]:
 def build_dense(rng: Rng, sizes: Sizes) -> Args:
     n, i, o = sizes["N"], sizes["I"], sizes["O"]
     return {
-        "x": uniform_columns(rng, normal(rng, n, i)),
+        "x": on_a_ground(rng, normal(rng, n, i)),
         "w": normal(rng, i, o),
         "b": normal(rng, o) if rng.random() < 0.7 else None,
         "out": empty(n, o),

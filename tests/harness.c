@@ -24,8 +24,15 @@ static float *numbers(int64_t n) {
     return x;
 }
 
-static void check_product(int64_t m, int64_t n, int64_t k, bool ta, bool tb, int threads) {
+/* as images are: most of it one ground, which is 0 or another number in every column */
+static void paint(float *x, int64_t n, int64_t columns, float level) {
+    for (int64_t e = 0; e < n; e++)
+        if (e / 5 % 7 < 5) x[e] = level * (float)(e % columns % 3);
+}
+
+static void check_product(int64_t m, int64_t n, int64_t k, bool ta, bool tb, int threads, const float *level) {
     float *a = numbers(m * k), *b = numbers(k * n), *out = numbers(m * n);
+    if (level) paint(a, m * k, ta ? m : k, *level);
     fnn_gemm_args args = {a, b, out, m, n, k, ta, tb};
     fnn_set_threads(threads);
     fnn_run_op(FNN_OP_gemm, &args, 1e9, NULL);
@@ -176,8 +183,7 @@ static int never(void) { return 0; }
 /* forward, backward and SGD of one layer as a plan, with 1 thread and with several: equal bits */
 static void check_plan(int64_t n, int64_t i, int64_t o, int threads) {
     float *x = numbers(n * i), *w = numbers(i * o), *b = numbers(o), lr = 1e-3f;
-    for (int64_t e = 0; e < n * i; e++) /* some columns are 0, or another number */
-        if (e % i / 5 % 3 == 1) x[e] = e % i % 2 ? 0.5f : 0;
+    paint(x, n * i, i, 0.5f);
     float *first = malloc(sizeof(float) * (size_t)(i * o));
     for (int round = 0; round < 2; round++) {
         float *weights = numbers(0), *out = numbers(n * o), *dx = numbers(n * i);
@@ -190,7 +196,7 @@ static void check_plan(int64_t n, int64_t i, int64_t o, int threads) {
         const double work = 1e6;
         fnn_dense_forward_args forward = {x, weights, bias, out, n, i, o, FNN_TANH, 0, out, true};
         fnn_dense_backward_x_args for_x = {out, weights, dx, n, i, o, FNN_TANH, 0, x};
-        fnn_dense_backward_w_args for_w = {out, x, NULL, NULL, n, i, o, &lr, 1, clock, weights, bias};
+        fnn_dense_backward_w_args for_w = {out, x, NULL, NULL, n, i, o, &lr, 1, clock, weights, bias, 0, 0, true};
         fnn_advance_args advance = {0, clock};
         fnn_plan_append(&plan, FNN_OP_dense_forward, &forward, sizeof forward, work);
         fnn_plan_append(&plan, FNN_OP_dense_backward_x, &for_x, sizeof for_x, work);
@@ -217,11 +223,16 @@ int main(void) {
         for (int n = 0; n < SIZES; n++)
             for (int k = 0; k < SIZES; k += 2)
                 for (int form = 0; form < 3; form++)
-                    check_product(sizes[m], sizes[n], sizes[k], form == 1, form == 2, 1 + (m + n) % 3);
-    check_product(150, 1100, 400, false, false, 2); /* several blocks in every direction */
-    check_product(150, 1100, 400, true, false, 3);
-    check_product(150, 1100, 400, false, true, 1);
-    check_product(3, 4, 0, false, false, 2);
+                    check_product(sizes[m], sizes[n], sizes[k], form == 1, form == 2, 1 + (m + n) % 3, NULL);
+    check_product(150, 1100, 400, false, false, 2, NULL); /* several blocks in every direction */
+    check_product(150, 1100, 400, true, false, 3, NULL);
+    check_product(150, 1100, 400, false, true, 1, NULL);
+    check_product(3, 4, 0, false, false, 2, NULL);
+    for (int form = 0; form < 4; form++)
+        for (int m = 0; m < SIZES; m++) {
+            check_product(sizes[m], 83, 433, form % 2, false, 1 + m % 3, &(float){form / 2});
+            check_product(433, 83, sizes[m], form % 2, false, 1 + m % 3, &(float){form / 2});
+        }
     for (int threads = 1; threads <= 3; threads++) {
         /* n, h, w, c, oh, ow, k, kh, kw, sh, sw, top, left, dh, dw */
         check_convolution((fnn_conv2d){3, 9, 8, 1, 9, 8, 9, 3, 3, 1, 1, 1, 1, 1, 1}, threads, 2);
@@ -247,6 +258,7 @@ int main(void) {
         check_plan(64, 100, 70, threads);
         check_plan(20, 500, 43, threads);
         check_plan(80, 430, 53, threads);
+        check_plan(420, 130, 150, threads);
     }
     printf("%d failures\n", failures);
     return failures != 0;

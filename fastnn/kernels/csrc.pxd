@@ -89,7 +89,7 @@ cdef extern from "fastnn.h" nogil:
         fnn_activation activation
         float slope
         float *y
-        cbool constants
+        cbool batchwise
 
     ctypedef struct fnn_dense_backward_x_args:
         const float *dout
@@ -112,6 +112,7 @@ cdef extern from "fastnn.h" nogil:
         float *w
         float *b
         float l1, l2
+        cbool batchwise
 
     ctypedef struct fnn_conv2d:
         int64_t n, h, w, c, oh, ow, k, kh, kw, sh, sw, top, left, dh, dw

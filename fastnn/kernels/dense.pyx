@@ -83,7 +83,7 @@ def dense_forward(
     args.out = &out[0, 0]
     args.b = NULL if b is None else &b[0]
     args.n, args.i, args.o = x.shape[0], w.shape[0], w.shape[1]
-    args.activation, args.slope, args.y, args.constants = FNN_LINEAR, 0, NULL, False
+    args.activation, args.slope, args.y, args.batchwise = FNN_LINEAR, 0, NULL, False
     submit(
         FNN_OP_dense_forward, &args, sizeof(args), 2.0 * args.n * args.i * args.o,
         (x.base, w.base, None if b is None else b.base), (out.base,),
@@ -119,7 +119,7 @@ def dense_backward(
     for_w.db = NULL if db is None else &db[0]
     for_w.n, for_w.i, for_w.o = x.shape[0], w.shape[0], w.shape[1]
     for_w.lr, for_w.lr_len, for_w.clock, for_w.w, for_w.b = NULL, 0, NULL, NULL, NULL
-    for_w.l1 = for_w.l2 = 0
+    for_w.l1, for_w.l2, for_w.batchwise = 0, 0, False
     submit(
         FNN_OP_dense_backward_w, &for_w, sizeof(for_w), work, (dout.base, x.base),
         (dw.base, None if db is None else db.base),

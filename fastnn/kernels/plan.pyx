@@ -364,7 +364,7 @@ cdef class Plan:
         product that computes a weight's gradient. Where the samples end in one loss, columns that are
         the same in the whole batch are summed once.
         """
-        self.sum_constants_once()
+        self.sum_backgrounds_once()
         self.fuse_forward()
         self.fuse_backward()
         self.fuse_pooling()
@@ -390,13 +390,15 @@ cdef class Plan:
         self.plan.work += self.plan.ops[gone].work
         self.remove(gone)
 
-    cdef sum_constants_once(self):
+    cdef sum_backgrounds_once(self):
         cdef int i
         # a prediction must not depend on the rows that it came with, a batch's loss does
         cdef bint batchwise = any(self.plan.ops[i].op == FNN_OP_log_step for i in range(self.plan.n))
         for i in range(self.plan.n):
             if self.plan.ops[i].op == FNN_OP_dense_forward:
-                (<fnn_dense_forward_args *>self.plan.ops[i].args).constants = batchwise
+                (<fnn_dense_forward_args *>self.plan.ops[i].args).batchwise = batchwise
+            elif self.plan.ops[i].op == FNN_OP_dense_backward_w:
+                (<fnn_dense_backward_w_args *>self.plan.ops[i].args).batchwise = batchwise
 
     cdef fuse_forward(self):
         cdef activation_args f
