@@ -14,6 +14,8 @@ enum {
     A_SPACE = MC * A_STRIDE,                    /* floats for a copied block of a */
     NC = (FNN_WORKSPACE / 4 - A_SPACE) / (KC + 1) / (2 * PANEL) * (2 * PANEL), /* columns of b that fit beside it */
     WORTH_PACKING = 8192,                       /* rows of a times columns of b; with fewer b is read where it lies */
+    ROW_TERMS = 4,                              /* rows of b that a single row of a meets at a time */
+    ROW_COLUMNS = 2048,                         /* sums of a single row that stay in L1 */
     SAMPLE = 8,                                 /* rows that tell what the others are like */
     SMALL = 16384                               /* floats; a matrix in L1 is computed, not asked */
 };
@@ -195,6 +197,61 @@ static void run_rows(const product *p, int64_t m0, int64_t m1, int64_t n0, int c
     FN(run_tiles)(&t, m1 - m0, am, nv, listed ? LISTED : p->at ? TRANSPOSED : ROWS);
 }
 
+/* sums += n columns of some rows of b, each row times its number of a */
+INLINE void add_rows(const int count, const float *const b[], const float *a, int64_t n, float *sums) {
+    vf x[ROW_TERMS];
+    for (int i = 0; i < count; i++) x[i] = v_set1(a[i]);
+    int64_t j = 0;
+    for (; j + VL <= n; j += VL) {
+        vf sum = v_load(sums + j);
+        for (int i = 0; i < count; i++) sum = v_fma(x[i], v_load(b[i] + j), sum);
+        v_store(sums + j, sum);
+    }
+    if (j < n) {
+        vf sum = v_load(sums + j);
+        for (int i = 0; i < count; i++) sum = v_fma(x[i], v_load_n(b[i] + j, (int)(n - j)), sum);
+        v_store(sums + j, sum);
+    }
+}
+
+/* Columns [n0, n1) of a single row of c: b is read in its order, as fast as memory gives it. */
+static void run_row(const product *p, int64_t m, int64_t n0, int64_t n1, bool skip_zeros) {
+    const float *a = p->a + m * p->k;
+    float *c = p->c + m * p->n, sums[ROW_COLUMNS];
+    for (int64_t start = n0, n; start < n1; start += n) {
+        n = min64(ROW_COLUMNS, n1 - start);
+        const float *b = p->b + start, *rows[ROW_TERMS];
+        for (int64_t j = 0; j < n; j += VL) v_store(sums + j, (vf){0});
+        int64_t k = 0;
+        if (skip_zeros) {
+            float x[ROW_TERMS];
+            int count = 0;
+            for (; k < p->k; k++) {
+                x[count] = a[k];
+                rows[count] = b + k * p->n;
+                count += a[k] != 0;
+                if (count < ROW_TERMS) continue;
+                add_rows(ROW_TERMS, rows, x, n, sums);
+                count = 0;
+            }
+            for (int i = 0; i < count; i++) add_rows(1, rows + i, x + i, n, sums);
+        } else {
+            for (; k + ROW_TERMS <= p->k; k += ROW_TERMS) {
+                for (int i = 0; i < ROW_TERMS; i++) rows[i] = b + (k + i) * p->n;
+                add_rows(ROW_TERMS, rows, a + k, n, sums);
+            }
+            for (; k < p->k; k++) add_rows(1, &(const float *){b + k * p->n}, a + k, n, sums);
+        }
+        for (int64_t j = 0; j < n; j += VL) {
+            const int lanes = (int)min64(VL, n - j);
+            vf sum = v_load(sums + j);
+            if (p->bias) sum += load_part(p->bias + start + j, lanes);
+            if (p->relu) sum = v_max((vf){0}, sum);
+            store_part(c + start + j, sum, lanes);
+        }
+    }
+}
+
 /* Columns [n, n + columns) of b, in panels; with a row for the backgrounds' term where `weights`, or sums, are due. */
 static void pack_strip(const product *p, int64_t k, int64_t terms, int64_t n, int columns, bool sum, const float *weights, float *to) {
     for (int i = 0; i < columns; i += PANEL, to += (terms + sum) * PANEL) {
@@ -215,6 +272,10 @@ static void run_block(const product *p, block s, fnn_part part) {
     const int64_t blocks = (p->k + KC - 1) / KC, kb = (p->k + blocks - 1) / blocks; /* equal blocks of k */
     listing space_for_list;
     const listing *const listed = omitted ? &space_for_list : NULL;
+    if (!packed && height == 1 && !p->at && p->finish == STORE && s.n1 - s.n0 > MAX_NV * VL) {
+        run_row(p, s.m0, s.n0, s.n1, omitted == ZEROS);
+        return;
+    }
     if (!packed && height <= (omitted ? MR_LISTED : 4)) {
         /* One short tile: stream b along its rows, as wide as the registers allow. */
         const int wide = FN(tile_widest)[height] * VL;

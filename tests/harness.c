@@ -232,6 +232,7 @@ int main(void) {
         for (int m = 0; m < SIZES; m++) {
             check_product(sizes[m], 83, 433, form % 2, false, 1 + m % 3, &(float){form / 2});
             check_product(433, 83, sizes[m], form % 2, false, 1 + m % 3, &(float){form / 2});
+            check_product(1, 2049 + 64 * m, sizes[m], false, false, 1 + m % 2, form ? &(float){0} : NULL);
         }
     for (int threads = 1; threads <= 3; threads++) {
         /* n, h, w, c, oh, ow, k, kh, kw, sh, sw, top, left, dh, dw */
