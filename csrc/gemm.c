@@ -252,13 +252,15 @@ static void run_row(const product *p, int64_t m, int64_t n0, int64_t n1, bool sk
     }
 }
 
-/* Columns [n, n + columns) of b, in panels; with a row for the backgrounds' term where `weights`, or sums, are due. */
-static void pack_strip(const product *p, int64_t k, int64_t terms, int64_t n, int columns, bool sum, const float *weights, float *to) {
-    for (int i = 0; i < columns; i += PANEL, to += (terms + sum) * PANEL) {
+/* Terms [k, k + terms) of columns [n, n + columns) of b, in panels; with `subtract` and that of the backgrounds, which
+ * weigh the others' sum in a product with rows of a. */
+static void pack_strip(const product *p, int64_t k, int64_t terms, int64_t n, int columns, bool subtract, const float *backgrounds,
+                       float *to) {
+    for (int i = 0; i < columns; i += PANEL, to += (terms + subtract) * PANEL) {
         const int here = columns - i < PANEL ? columns - i : PANEL;
         if (p->bt) FN(pack_transposed)(p->b + (n + i) * p->k + k, p->k, terms, here, to);
         else FN(pack)(p->b + k * p->n + n + i, p->n, terms, here, to);
-        if (sum) sum_panel(to, terms, weights, to + terms * PANEL);
+        if (subtract) sum_panel(to, terms, p->at ? NULL : backgrounds, to + terms * PANEL);
     }
 }
 
@@ -308,7 +310,7 @@ static void run_block(const product *p, block s, fnn_part part) {
                 for (int64_t n = nb; n < min64(nb + nc, s.n1); n += strip) {
                     const int columns = (int)min64(strip, min64(nb + nc, s.n1) - n);
                     float *to = space + (n - nb) / PANEL * panel;
-                    if (packed && m == s.m0) pack_strip(p, k, terms, n, columns, subtract, p->at ? NULL : backgrounds, to);
+                    if (packed && m == s.m0) pack_strip(p, k, terms, n, columns, subtract, backgrounds, to);
                     const float *b = packed ? to : p->b + k * p->n + n;
                     run_rows(p, m, m + rows, n, columns, k, terms, listed, a, down, along, b, packed ? PANEL : p->n, packed ? panel : PANEL);
                 }

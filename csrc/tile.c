@@ -93,7 +93,7 @@ INLINE void tile_body(const int mr, const int nv, const reading reading, const b
     TILE_READING(rows, ROWS, mr, nv)                                                               \
     TILE_READING(transposed, TRANSPOSED, mr, nv)                                                   \
     TILE_READING(listed, LISTED, mr, nv)
-#define AT(mr, nv) {rows_##mr##x##nv, transposed_##mr##x##nv, listed_##mr##x##nv}
+#define AT(mr, nv) {rows_##mr##x##nv, transposed_##mr##x##nv, mr <= MR_LISTED ? listed_##mr##x##nv : NULL}
 
 /* clang-format off */
 #if VL == 16

@@ -61,7 +61,7 @@ typedef struct {
 
 typedef void (*tile_fn)(const tile *t);
 /* [rows][vectors in a row][reading]; NULL where a tile would not fit the registers: rows go to
- * MR_NARROW with one vector, to MR with two, and there are tile_widest[rows] vectors at most */
+ * MR_NARROW with one vector, to MR with two, to MR_LISTED if LISTED; there are tile_widest[rows] vectors at most */
 extern const tile_fn FN(tiles)[MR_NARROW + 1][MAX_NV + 1][3];
 extern const int FN(tile_widest)[MR + 1];
 
