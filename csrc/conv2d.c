@@ -121,7 +121,7 @@ static void run_rectangle(const walk *s, const group *g, tile *t, int nv, int64_
             for (int64_t q = 0; q < many[b]; q++) {
                 part.a = in + p * from[a] + q * from[b];
                 part.c = out + p * to[a] + q * to[b];
-                FN(run_tiles)(&part, many[along], from[along], nv, next);
+                FN(run_tiles)(&part, many[along], from[along], nv, next ? TRANSPOSED : ROWS);
             }
         part.finish = ADD;
     } while (done < total);
@@ -309,7 +309,7 @@ static void run_band(const fnn_conv2d_backward_x_args *a, const band *b, int64_t
             for (int64_t p = 0; p < pixels; p += PANEL) {
                 tile t = {.a = a->w + w0 * f->k + k, .as = 1, .b = space + p * whole.k, .bs = PANEL, .c = products + p,
                           .cs = b->pixels, .runs = &whole, .n_runs = 1, .last = VL};
-                FN(run_tiles)(&t, w1 - w0, f->k, pixels - p > VL ? 2 : 1, false);
+                FN(run_tiles)(&t, w1 - w0, f->k, pixels - p > VL ? 2 : 1, ROWS);
             }
             float *to = NULL;
             for (int64_t w = w0, c = w0 % f->c; w < w1; w++, to += phases * plane) {
@@ -450,7 +450,7 @@ static void sum_images(const fnn_conv2d *f, const cut *cut, const float *x, cons
                     t.rows = offsets;
                     t.a = x + dy * row + dx * f->c + (cut->thin ? 0 : r0);
                     t.c = dw + (group * cut->depth + r0) * f->k + k;
-                    FN(tiles)[r1 - r0][nv][!cut->thin](&t);
+                    FN(tiles)[r1 - r0][nv][cut->thin ? ROWS : TRANSPOSED](&t);
                 }
                 t.finish = ADD;
             } while (done < total);

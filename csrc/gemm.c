@@ -128,11 +128,11 @@ typedef struct {
 /* For tiles of as many rows as run_tiles gives them: term j < k of row m is at a[m * am + j * ak], one of both
  * strides being 1. */
 static void list_terms(const float *a, ptrdiff_t am, ptrdiff_t ak, int64_t rows, int64_t k, listing *to) {
-    const int64_t tiles = (rows + MR_LISTED - 1) / MR_LISTED, height = rows / tiles, taller = rows % tiles;
+    const tiling cut = tile_rows(rows, MR_LISTED);
     int32_t n = 0;
     to->ends[0] = 0;
-    for (int64_t i = 0; i < tiles; i++) {
-        const int h = (int)(height + (i < taller));
+    for (int64_t i = 0; i < cut.tiles; i++) {
+        const int h = (int)(cut.height + (i < cut.taller));
         if (am == 1) { /* a vector has the rows */
             for (int64_t j = 0; j < k; j++) {
                 to->terms[n] = (uint16_t)j;
@@ -151,16 +151,16 @@ static void list_terms(const float *a, ptrdiff_t am, ptrdiff_t ak, int64_t rows,
     }
 }
 
-/* to = the sum of k rows of a panel, each times its weight if there are any */
+/* to = the sum of k rows of a panel, each times its weight */
 static void sum_panel(const float *panel, int64_t k, const float *weights, float *to) {
     vf sum[4][2] = {{{0}}};
-    for (; k >= 4; k -= 4, panel += 4 * PANEL, weights += weights ? 4 : 0)
+    for (; k >= 4; k -= 4, panel += 4 * PANEL, weights += 4)
         for (int j = 0; j < 4; j++)
             for (int v = 0; v < 2; v++)
-                sum[j][v] = v_fma(v_set1(weights ? weights[j] : 1), v_load(panel + j * PANEL + v * VL), sum[j][v]);
+                sum[j][v] = v_fma(v_set1(weights[j]), v_load(panel + j * PANEL + v * VL), sum[j][v]);
     for (int j = 0; j < k; j++)
         for (int v = 0; v < 2; v++)
-            sum[0][v] = v_fma(v_set1(weights ? weights[j] : 1), v_load(panel + j * PANEL + v * VL), sum[0][v]);
+            sum[0][v] = v_fma(v_set1(weights[j]), v_load(panel + j * PANEL + v * VL), sum[0][v]);
     for (int v = 0; v < 2; v++) v_store(to + v * VL, (sum[0][v] + sum[1][v]) + (sum[2][v] + sum[3][v]));
 }
 
@@ -260,7 +260,8 @@ static void pack_strip(const product *p, int64_t k, int64_t terms, int64_t n, in
         const int here = columns - i < PANEL ? columns - i : PANEL;
         if (p->bt) FN(pack_transposed)(p->b + (n + i) * p->k + k, p->k, terms, here, to);
         else FN(pack)(p->b + k * p->n + n + i, p->n, terms, here, to);
-        if (subtract) sum_panel(to, terms, p->at ? NULL : backgrounds, to + terms * PANEL);
+        if (subtract && p->at) FN(column_sums)(to, terms, PANEL, 0, PANEL, STORE, 0, to + terms * PANEL);
+        else if (subtract) sum_panel(to, terms, backgrounds, to + terms * PANEL);
     }
 }
 

@@ -58,7 +58,7 @@ static void multiply(const weights *w, float *space, int64_t room, const float *
             }
             tile t = {.a = a + k, .as = 1, .b = b, .bs = direct ? w->stride : PANEL, .c = c + j, .cs = cs, .runs = &all, .n_runs = 1,
                       .last = columns - (nv - 1) * VL, .finish = k > 0 ? ADD : finish, .bias = k + all.k == w->k && bias ? bias + j : NULL};
-            FN(run_tiles)(&t, rows, as, nv, false);
+            FN(run_tiles)(&t, rows, as, nv, ROWS);
         }
 }
 
@@ -275,12 +275,12 @@ static void multiply_transposed(tile t, const grouped *a, const float *packed, i
         t.a = packed, t.as = MR, t.count = 1;
         for (int64_t g = 0; g < a->groups; g++, t.a += MR * k) {
             const int64_t height = a->width + (g < a->wider);
-            FN(tiles)[height][nv][true](&t);
+            FN(tiles)[height][nv][TRANSPOSED](&t);
             t.c += height * t.cs;
         }
     } else if (a->groups) {
         t.a = a->a + k0 * a->stride, t.as = a->stride;
-        FN(run_tiles)(&t, a->columns, 1, nv, true);
+        FN(run_tiles)(&t, a->columns, 1, nv, TRANSPOSED);
     }
 }
 

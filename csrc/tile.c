@@ -122,17 +122,16 @@ void FN(run_tiles)(tile *t, int64_t rows, ptrdiff_t stride, int nv, reading read
     ptrdiff_t offsets[MR_NARROW];
     for (int m = 0; m < MR_NARROW; m++) offsets[m] = m * stride;
     t->rows = offsets;
-    const int64_t tallest = reading == LISTED ? MR_LISTED : nv == 1 ? MR_NARROW : MR;
-    const int64_t tiles = (rows + tallest - 1) / tallest, height = rows / tiles, taller = rows % tiles;
-    if (taller) {
-        t->count = taller;
-        t->down = (height + 1) * stride;
-        FN(tiles)[height + 1][nv][reading](t);
-        t->a += taller * t->down;
-        t->c += taller * (height + 1) * t->cs;
-        if (reading == LISTED) t->ends += taller;
+    const tiling cut = tile_rows(rows, reading == LISTED ? MR_LISTED : nv == 1 ? MR_NARROW : MR);
+    if (cut.taller) {
+        t->count = cut.taller;
+        t->down = (cut.height + 1) * stride;
+        FN(tiles)[cut.height + 1][nv][reading](t);
+        t->a += cut.taller * t->down;
+        t->c += cut.taller * (cut.height + 1) * t->cs;
+        if (reading == LISTED) t->ends += cut.taller;
     }
-    t->count = tiles - taller;
-    t->down = height * stride;
-    FN(tiles)[height][nv][reading](t);
+    t->count = cut.tiles - cut.taller;
+    t->down = cut.height * stride;
+    FN(tiles)[cut.height][nv][reading](t);
 }

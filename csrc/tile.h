@@ -82,8 +82,14 @@ typedef struct {
 /* Rows [m0, m1) and columns [n0, n1) of c. */
 typedef struct { int64_t m0, m1, n0, n1; } block;
 
-/* As few tiles as will do for this many rows, `stride` apart in a, of nv vectors: in two heights at
- * most, the taller ones first. */
+/* As few tiles as will do for `rows`: the first `taller` of them have one more than `height`. */
+typedef struct { int64_t tiles, height, taller; } tiling;
+INLINE tiling tile_rows(int64_t rows, int64_t tallest) {
+    const int64_t tiles = (rows + tallest - 1) / tallest;
+    return (tiling){tiles, rows / tiles, rows % tiles};
+}
+
+/* Tiles of nv vectors for this many rows, `stride` apart in a. */
 void FN(run_tiles)(tile *t, int64_t rows, ptrdiff_t stride, int nv, reading reading);
 
 /* Computes one block of a product on this thread. */

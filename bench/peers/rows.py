@@ -310,8 +310,8 @@ DATA = ("noise", "mnist", "inverted")
 def pixels_and_labels(data: str) -> tuple[np.ndarray, np.ndarray]:
     """uint8 pixels (POOL, 784) and int32 labels (POOL,) of ``data``, one of ``DATA``.
 
-    The noise has MNIST's share of dark pixels (four fifths), but none that is 0 or the same in a
-    whole batch: fastnn leaves out those. The inverted digits are dark on white: no rim of zeros.
+    The noise has MNIST's share of dark pixels (four fifths), but none that is 0, and neighbours
+    that seldom agree: fastnn leaves out such. The inverted digits are dark on a ground of 255.
     """
     if data == "noise":
         rng = np.random.default_rng(1)

@@ -361,8 +361,8 @@ cdef class Plan:
 
         dense + activation, convolution + ReLU + max pooling, the gradient of a dense, convolutional
         or max pooling layer's input + that of the activation before it, and plain SGD applied by the
-        product that computes a weight's gradient. Where the samples end in one loss, columns that are
-        the same in the whole batch are summed once.
+        product that computes a weight's gradient. Where the samples end in one loss, the ground
+        that most of them have in common is summed once.
         """
         self.sum_backgrounds_once()
         self.fuse_forward()
