@@ -16,6 +16,7 @@ from fastnn.checks import Array
 from fastnn.formats import outside, seen
 from fastnn.layers.recurrent import Recurrent
 from fastnn.memory import Workspace
+from fastnn.reference.norms import CHUNK
 from fastnn.trainer import record, unrecordable
 
 if TYPE_CHECKING:
@@ -27,6 +28,10 @@ _CHUNK_BYTES = 2**21
 _MAX_CHUNK = 1024
 _MAX_RUNS = 64
 _FLOAT32 = np.dtype(np.float32)
+
+# Where the input goes, the same as a matrix in the layers' order, sums of its squares, which are
+# finite if all of it is, the output, what computes it.
+_Run = tuple[Array, Array, memoryview, Array, Callable[[], Any]]
 
 
 def chunk_rows(model: "Sequential") -> int:
@@ -51,7 +56,6 @@ class Predictor:
         self.chunk = chunk_rows(model)
         recurrent = [layer for layer in model.layers[:end] if isinstance(layer, Recurrent)]
         self.stateful = [layer for layer in recurrent if layer.stateful]
-        self.direct = not self.stateful and model.layers[0].input_dtype is None
         self._use(backend.kernels_for(model.dtype), 1)
 
     def _use(self, k: Any, n: int) -> None:
@@ -68,11 +72,10 @@ class Predictor:
         if blocker is not None:
             model.warn_eager(blocker)
         self.eager = blocker is not None or k is not backend.compiled
-        # Per input shape: where the input goes, the same as a matrix in the layers' order, its sum
-        # of squares, the output, what computes it.
-        self.runs: dict[tuple[int, ...], tuple[Array, Array, Callable[[], Any], Array, Any]] = {}
+        self.direct = not self.eager and not self.stateful and model.layers[0].input_dtype is None
+        self.runs: dict[tuple[int, ...], _Run] = {}
 
-    def _run(self, n: int) -> tuple[Array, Array, Callable[[], Any], Array, Any]:
+    def _run(self, n: int) -> _Run:
         """Return what computes n rows."""
         if n > self.workspace.n:
             self._use(self.k, min(self.chunk, max(n, 2 * self.workspace.n)))
@@ -82,16 +85,17 @@ class Predictor:
             if len(self.runs) >= _MAX_RUNS:
                 self.runs.clear()
             ws = self.workspace.narrow(n)
-            if self.eager or not ws.stages:
-                compute = partial(self._forward, ws)
-            else:
-                compute = record(self.k, partial(self._forward, ws), fuse=True).replay
-            flat = ws.x.reshape(-1)
+            squares = np.zeros(-(-ws.x.size // CHUNK) if self.direct else 0)
+            compute = partial(self._forward, ws, squares)
+            if not self.eager and ws.stages:
+                compute = record(self.k, compute, fuse=True).replay
             inputs, out = seen(ws.x, data_format), seen(ws.out, data_format)
-            self.runs[shape] = (inputs, ws.rows, partial(flat.dot, flat), out, compute)
+            self.runs[shape] = (inputs, ws.rows, squares.data, out, compute)
         return self.runs[shape]
 
-    def _forward(self, ws: Workspace) -> None:
+    def _forward(self, ws: Workspace, squares: Array) -> None:
+        if squares.size:
+            self.k.chunk_sums(ws.x.reshape(-1), 0.0, 1.0, squares)
         for stage in ws.stages:
             stage.forward(self.k)
             if stage.layer.stateful:
@@ -111,8 +115,8 @@ class Predictor:
             if run is not None:
                 inputs, _, squares, out, compute = run
                 inputs[...] = x
-                if isfinite(squares()):
-                    compute()
+                compute()
+                if all(map(isfinite, squares)):
                     return out.copy()
         return self._in_chunks(x, lengths)
 
