@@ -60,15 +60,17 @@ static void run_ops(void *context, fnn_part part) {
     const phase *ops = context;
     run_state *run = ops->run;
     const fnn_fn *table = fnn_current_isa->ops;
+    bool failed = false;
     for (int i = ops->first; i < ops->last; i++) {
         const fnn_plan_op *op = &run->plan->ops[i];
-        if (op->serial && part.share > 0) continue;
+        if (op->serial && (part.share > 0 || failed)) continue;
         const bool may_stop = run->interruptible && !op->commits;
         const fnn_part share = {part.share, op->serial ? 1 : part.n, part.thread, may_stop ? part.team : NULL};
         const int status = table[op->op](op->args, share);
         if (status != FNN_OK) {
             __atomic_store_n(&run->status, status, __ATOMIC_RELAXED); /* all shares say the same */
             halt(part.team);
+            failed = true;
         }
         if (may_stop && op->work > 1e7) fnn_interrupted(share);
     }

@@ -326,7 +326,8 @@ cdef class Plan:
         """The threads meet only where an op touches what another share may still be writing."""
         cdef int i
         parallel_reads, parallel_writes, serial_reads, serial_writes = [], [], [], []
-        commits = False
+        # a loss may have ended the step: share 0 sees it at once, the others where all meet
+        commits = judged = False
         for i, op in enumerate(self.ops):
             item = &self.plan.ops[i]
             before = commits
@@ -342,14 +343,18 @@ cdef class Plan:
                 any_overlap(op.reads, others_write)
                 or any_overlap(op.writes, others_write)
                 or any_overlap(op.writes, others_read)
-                or commits and not before  # up to here a step may be interrupted
+                # up to here a step may be interrupted
+                or commits and not before and self.plan.work >= FNN_LONG_WORK
+                or judged and not item.serial
             )
             if i > 0:
-                if meets or self.plan.ops[i - 1].op == FNN_OP_log_step:
+                if meets:
+                    judged = False
                     parallel_reads, parallel_writes, serial_reads, serial_writes = [], [], [], []
                     self.plan.ops[i - 1].barrier = True
                 else:
                     self.plan.ops[i - 1].barrier = False
+            judged = judged or item.op == FNN_OP_log_step
             (serial_reads if item.serial else parallel_reads).extend(op.reads)
             (serial_writes if item.serial else parallel_writes).extend(op.writes)
         if self.plan.n:
