@@ -2,8 +2,8 @@
  * that run ops: a table per instruction set, a thread pool, a plan.  Python checks; C trusts.
  *
  * An op is `int op(const void *args, fnn_part part)`: it computes share part.share of part.n of its
- * outputs.  No output element is shared between threads and no reduction's order depends on the
- * shares, so the result has the same bits for any number of threads.
+ * outputs, or of their sums.  No reduction's order depends on the shares, so the result has the same bits
+ * for any number of threads.
  * Letters: N batch, I / O features in and out, C classes, M x K times K x N in a product. */
 #ifndef FASTNN_H
 #define FASTNN_H
@@ -104,6 +104,15 @@ typedef struct {
 /* An activation that a product applies to its own output while it is in cache. */
 typedef enum { FNN_LINEAR, FNN_RELU, FNN_LEAKY_RELU, FNN_SIGMOID, FNN_TANH, FNN_GELU, FNN_GELU_TANH } fnn_activation;
 
+/* A product's sum of k terms is that of the sums of equal blocks: one block, or an even number as a rule, so that two
+ * threads can have half of them each.  So many terms; so many blocks. */
+enum { FNN_TERMS = 400, FNN_UNDIVIDED = 256 };
+static inline int64_t fnn_block_terms(int64_t k) {
+    const int64_t blocks = k <= FNN_UNDIVIDED ? 1 : (k + 2 * FNN_TERMS - 1) / (2 * FNN_TERMS) * 2;
+    return ((k + blocks - 1) / blocks + 7) / 8 * 8;
+}
+static inline int64_t fnn_blocks(int64_t k) { return (k + fnn_block_terms(k) - 1) / fnn_block_terms(k); }
+
 /* out (N, O) = x (N, I) @ w (I, O) + b (O); b may be NULL.
  * Fused: y = activation(out) as well (y == out where the activation works in place).
  * batchwise: what most rows have in a column of x may be subtracted there and summed once for all. A row of out
@@ -117,6 +126,8 @@ typedef struct {
     float slope;
     float *y;
     bool batchwise;
+    float *parts; /* scratch (fnn_blocks(I) / 2, N, O), and a counter that is 0; or NULL */
+    int *arrived;
 } fnn_dense_forward_args;
 
 /* dx (N, I) = dout (N, O) @ w.T.  Fused: dx *= activation'(saved), saved (N, I) being the output of

@@ -1,13 +1,14 @@
 /* Matrix products, and the dense layer's three: x @ w + b, dout @ w.T, x.T @ dout.
  *
  * A product is cut into blocks that fit the caches and these into register tiles (tile.h); b is
- * packed, and transposed on the way, where it pays or must be.  Where a holds many zeros, or many equal
+ * packed, and transposed on the way, where it pays or must be.  The blocks of a long sum are summed each from 0
+ * and added in their order, whoever has computed them.  Where a holds many zeros, or many equal
  * numbers in a column, like images on a plain ground, every tile sums but the terms that are listed for it;
  * for zeros alone no finite sum changes by a bit. */
 #include "tile.h"
 
 enum {
-    KC = 400,                                   /* a panel of KC rows stays in L1 */
+    KC = FNN_TERMS,                             /* a panel of KC rows stays in L1 */
     MC = 72,                                    /* MC x KC of a stay in L2 */
     SHORT_K = 48,                               /* rows of b that a short tile reads before it moves on */
     A_STRIDE = KC + 16,                         /* of a copied row: rows must not share cache sets */
@@ -190,11 +191,26 @@ static void run_rows(const product *p, int64_t m0, int64_t m1, int64_t n0, int c
     const run all = {0, 0, k};
     tile t = {.a = a, .as = ak, .b = b, .bs = bs, .c = p->c + m0 * p->n + n0, .cs = p->n, .runs = &all, .n_runs = 1,
               .last = columns - (nv - 1) * VL,
-              .finish = p->finish == STORE && k0 > 0 ? ADD : p->finish, .scale = p->scale,
+              .finish = p->finish, .scale = p->scale,
               .bias = p->bias && final ? p->bias + n0 : NULL, .relu = final && p->relu};
     if (listed) t.terms = listed->terms, t.ends = listed->ends, t.b_pair = b_pair;
-    if (k0 == 0 && (p->l1 != 0 || p->l2 != 0)) add_penalty(p, (block){m0, m1, n0, n0 + columns});
+    if (k0 == 0 && (p->l1 != 0 || p->l2 != 0)) add_penalty(p, (block){m0, m1, n0, n0 + columns, 0, 0});
     FN(run_tiles)(&t, m1 - m0, am, nv, listed ? LISTED : p->at ? TRANSPOSED : ROWS);
+}
+
+/* c = the sums of a block of it, in rows of `stride`; or c += them. */
+static void add_part(const product *p, block s, const float *sums, ptrdiff_t stride, bool add) {
+    const bool final = s.k1 == p->k;
+    for (int64_t m = s.m0; m < s.m1; m++, sums += stride)
+        for (int64_t n = s.n0; n < s.n1; n += VL) {
+            const int lanes = (int)min64(VL, s.n1 - n);
+            float *c = p->c + m * p->n + n;
+            vf sum = load_part(sums + n - s.n0, lanes);
+            if (add) sum += load_part(c, lanes);
+            if (p->bias && final) sum += load_part(p->bias + n, lanes);
+            if (p->relu && final) sum = v_max((vf){0}, sum);
+            store_part(c, sum, lanes);
+        }
 }
 
 /* sums += n columns of some rows of b, each row times its number of a */
@@ -214,40 +230,41 @@ INLINE void add_rows(const int count, const float *const b[], const float *a, in
     }
 }
 
-/* Columns [n0, n1) of a single row of c: b is read in its order, as fast as memory gives it. */
-static void run_row(const product *p, int64_t m, int64_t n0, int64_t n1, bool skip_zeros) {
-    const float *a = p->a + m * p->k;
-    float *c = p->c + m * p->n, sums[ROW_COLUMNS];
-    for (int64_t start = n0, n; start < n1; start += n) {
-        n = min64(ROW_COLUMNS, n1 - start);
-        const float *b = p->b + start, *rows[ROW_TERMS];
-        for (int64_t j = 0; j < n; j += VL) v_store(sums + j, (vf){0});
-        int64_t k = 0;
-        if (skip_zeros) {
-            float x[ROW_TERMS];
-            int count = 0;
-            for (; k < p->k; k++) {
-                x[count] = a[k];
-                rows[count] = b + k * p->n;
-                count += a[k] != 0;
-                if (count < ROW_TERMS) continue;
-                add_rows(ROW_TERMS, rows, x, n, sums);
-                count = 0;
-            }
-            for (int i = 0; i < count; i++) add_rows(1, rows + i, x + i, n, sums);
-        } else {
-            for (; k + ROW_TERMS <= p->k; k += ROW_TERMS) {
-                for (int i = 0; i < ROW_TERMS; i++) rows[i] = b + (k + i) * p->n;
-                add_rows(ROW_TERMS, rows, a + k, n, sums);
-            }
-            for (; k < p->k; k++) add_rows(1, &(const float *){b + k * p->n}, a + k, n, sums);
+/* sums = the terms [k, end) of n columns of a single row of c */
+static void sum_row(const float *a, const float *b, ptrdiff_t stride, int64_t k, int64_t end, int64_t n, bool skip_zeros, float *sums) {
+    const float *rows[ROW_TERMS];
+    for (int64_t j = 0; j < n; j += VL) v_store(sums + j, (vf){0});
+    if (skip_zeros) {
+        float x[ROW_TERMS];
+        int count = 0;
+        for (; k < end; k++) {
+            x[count] = a[k];
+            rows[count] = b + k * stride;
+            count += a[k] != 0;
+            if (count < ROW_TERMS) continue;
+            add_rows(ROW_TERMS, rows, x, n, sums);
+            count = 0;
         }
-        for (int64_t j = 0; j < n; j += VL) {
-            const int lanes = (int)min64(VL, n - j);
-            vf sum = v_load(sums + j);
-            if (p->bias) sum += load_part(p->bias + start + j, lanes);
-            if (p->relu) sum = v_max((vf){0}, sum);
-            store_part(c + start + j, sum, lanes);
+        for (int i = 0; i < count; i++) add_rows(1, rows + i, x + i, n, sums);
+    } else {
+        for (; k + ROW_TERMS <= end; k += ROW_TERMS) {
+            for (int i = 0; i < ROW_TERMS; i++) rows[i] = b + (k + i) * stride;
+            add_rows(ROW_TERMS, rows, a + k, n, sums);
+        }
+        for (; k < end; k++) add_rows(1, &(const float *){b + k * stride}, a + k, n, sums);
+    }
+}
+
+/* A block of a single row of c: b is read in its order, as fast as memory gives it. */
+static void run_row(const product *p, block s, bool skip_zeros) {
+    const int64_t kb = fnn_block_terms(p->k);
+    const float *a = p->a + s.m0 * p->k;
+    float sums[ROW_COLUMNS];
+    for (int64_t n = s.n0, columns; n < s.n1; n += columns) {
+        columns = min64(ROW_COLUMNS, s.n1 - n);
+        for (int64_t k = s.k0; k < s.k1; k += kb) {
+            sum_row(a, p->b + n, p->n, k, min64(k + kb, s.k1), columns, skip_zeros, sums);
+            add_part(p, (block){s.m0, s.m0 + 1, n, n + columns, k, min64(k + kb, s.k1)}, sums, columns, k > s.k0);
         }
     }
 }
@@ -272,30 +289,39 @@ static void run_block(const product *p, block s, fnn_part part) {
     const omission omitted = omission_of(p);
     const bool subtract = omitted == BACKGROUNDS;
     const bool packed = p->bt || large || subtract || (height >= 3 * MR && height * p->n >= WORTH_PACKING);
-    const int64_t blocks = (p->k + KC - 1) / KC, kb = (p->k + blocks - 1) / blocks; /* equal blocks of k */
+    const int64_t kb = fnn_block_terms(p->k);
     listing space_for_list;
     const listing *const listed = omitted ? &space_for_list : NULL;
     if (!packed && height == 1 && !p->at && p->finish == STORE && s.n1 - s.n0 > MAX_NV * VL) {
-        run_row(p, s.m0, s.n0, s.n1, omitted == ZEROS);
+        run_row(p, s, omitted == ZEROS);
         return;
     }
-    if (!packed && height <= (omitted ? MR_LISTED : 4)) {
+    float *space = fnn_workspace(), *a_space = space + (FNN_WORKSPACE / 4 - A_SPACE), backgrounds[KC];
+    product one = *p; /* of the blocks of a sum */
+    const bool store = p->finish == STORE, several = store && s.k1 - s.k0 > kb;
+    if (!packed && height <= (omitted ? MR_LISTED : 4) && !(several && height * p->n > FNN_WORKSPACE / 4)) {
         /* One short tile: stream b along its rows, as wide as the registers allow. */
         const int wide = FN(tile_widest)[height] * VL;
-        const int64_t ks = p->finish == STORE ? SHORT_K : kb;
-        for (int64_t k = 0; k < p->k; k += ks) {
-            const float *a = p->a + s.m0 * am + k * ak;
-            const int64_t terms = min64(ks, p->k - k);
-            if (omitted) list_terms(a, am, ak, height, terms, &space_for_list);
-            for (int64_t n = s.n0; n < s.n1; n += wide)
-                run_rows(p, s.m0, s.m1, n, (int)min64(wide, s.n1 - n), k, terms, listed, a, am, ak, p->b + k * p->n + n, p->n, PANEL);
+        if (several) one.bias = NULL, one.relu = false;
+        for (int64_t start = s.k0, end; start < s.k1; start = end) {
+            end = min64(start + kb, s.k1);
+            for (int64_t k = start, ks = store ? SHORT_K : kb; k < end; k += ks) {
+                const float *a = p->a + s.m0 * am + k * ak;
+                const int64_t terms = min64(ks, end - k);
+                if (omitted) list_terms(a, am, ak, height, terms, &space_for_list);
+                if (store) one.finish = k == start ? STORE : ADD;
+                for (int64_t n = s.n0; n < s.n1; n += wide)
+                    run_rows(&one, s.m0, s.m1, n, (int)min64(wide, s.n1 - n), k, terms, listed, a, am, ak, p->b + k * p->n + n, p->n, PANEL);
+            }
+            if (start > s.k0 && several) add_part(p, (block){s.m0, s.m1, s.n0, s.n1, start, end}, space + s.n0, p->n, true);
+            if (several) one.c = space - s.m0 * p->n;
         }
         return;
     }
     const int64_t strip = omitted ? 2 * PANEL : PANEL, nc = large ? NC : strip;
-    float *space = fnn_workspace(), *a_space = space + (FNN_WORKSPACE / 4 - A_SPACE), backgrounds[KC];
-    for (int64_t k = 0; k < p->k; k += kb) {
-        const int64_t terms = min64(kb, p->k - k), panel = (terms + subtract) * PANEL;
+    for (int64_t k = s.k0; k < s.k1; k += kb) {
+        const int64_t terms = min64(kb, s.k1 - k), panel = (terms + subtract) * PANEL;
+        if (store && k > s.k0) one.finish = ADD_SCALED, one.scale = 1;
         bool found = subtract && !p->at && find_backgrounds(p->a + k, lda, terms, backgrounds);
         for (int64_t nb = s.n0; nb < s.n1; nb += nc)
             for (int64_t m = s.m0, rows; m < s.m1; m += rows) {
@@ -313,7 +339,7 @@ static void run_block(const product *p, block s, fnn_part part) {
                     float *to = space + (n - nb) / PANEL * panel;
                     if (packed && m == s.m0) pack_strip(p, k, terms, n, columns, subtract, backgrounds, to);
                     const float *b = packed ? to : p->b + k * p->n + n;
-                    run_rows(p, m, m + rows, n, columns, k, terms, listed, a, down, along, b, packed ? PANEL : p->n, packed ? panel : PANEL);
+                    run_rows(&one, m, m + rows, n, columns, k, terms, listed, a, down, along, b, packed ? PANEL : p->n, packed ? panel : PANEL);
                 }
             }
     }
@@ -361,10 +387,9 @@ void FN(product)(const product *p, block s, fnn_part part) {
     }
 }
 
-/* Columns where there are enough, so that a thread meets the same part of w in every product of a
- * layer, else rows. */
-block FN(product_share)(int64_t m, int64_t n, fnn_part part) {
-    block s = {0, m, 0, n};
+/* Columns where there are enough, else rows: of a layer's dx a thread then has the columns that are its rows of w. */
+block FN(product_share)(int64_t m, int64_t n, int64_t k, fnn_part part) {
+    block s = {0, m, 0, n, 0, k};
     if (n >= 4 * VL * (int64_t)part.n) fnn_range(n, VL, part, &s.n0, &s.n1);
     else fnn_range(m, 1, part, &s.m0, &s.m1);
     return s;
@@ -374,8 +399,33 @@ block FN(product_share)(int64_t m, int64_t n, fnn_part part) {
 KERNEL(gemm) {
     product p = {.a = a->a, .b = a->b, .c = a->out, .m = a->m, .n = a->n, .k = a->k,
                  .at = a->transpose_a, .bt = a->transpose_b};
-    FN(product)(&p, FN(product_share)(a->m, a->n, part), part);
+    FN(product)(&p, FN(product_share)(p.m, p.n, p.k, part), part);
     return FNN_OK;
+}
+
+/* Half of the shares sum the first half of the blocks, the others each further block in its own of `parts`; whoever comes
+ * last adds these.  Shares of columns would read what other threads write into the same rows of w.  Is c ready? */
+static bool sum_halves(const product *p, float *parts, int *arrived, fnn_part part) {
+    const int64_t kb = fnn_block_terms(p->k), half = (fnn_blocks(p->k) + 1) / 2 * kb, size = p->m * p->n;
+    const int per_half = part.n / 2;
+    product mine = *p;
+    mine.bias = NULL, mine.relu = false;
+    block s = FN(product_share)(p->m, p->n, half, (fnn_part){.share = part.share % per_half, .n = per_half});
+    if (part.share < per_half) {
+        FN(product)(&mine, s, part);
+    } else {
+        for (mine.c = parts; s.k1 < p->k; mine.c += size) {
+            s.k0 = s.k1, s.k1 = min64(s.k0 + kb, p->k);
+            FN(product)(&mine, s, part);
+        }
+    }
+    if (__atomic_add_fetch(arrived, 1, __ATOMIC_ACQ_REL) < part.n) return false;
+    *arrived = 0;
+    for (s = (block){0, p->m, 0, p->n, 0, half}; s.k1 < p->k; parts += size) {
+        s.k0 = s.k1, s.k1 = min64(s.k0 + kb, p->k);
+        add_part(p, s, parts, p->n, true);
+    }
+    return true;
 }
 
 /* out = x @ w + b, then y = activation(out) */
@@ -383,8 +433,10 @@ KERNEL(dense_forward) {
     const bool relu = a->activation == FNN_RELU;
     product p = {.a = a->x, .b = a->w, .c = relu ? a->y : a->out, .m = a->n, .n = a->o, .k = a->i,
                  .bias = a->b, .relu = relu, .batchwise = a->batchwise};
-    const block s = FN(product_share)(p.m, p.n, part);
-    FN(product)(&p, s, part);
+    const bool halves = a->parts && part.n % 2 == 0;
+    if (halves && !sum_halves(&p, a->parts, a->arrived, part)) return FNN_OK;
+    const block s = FN(product_share)(p.m, p.n, p.k, halves ? (fnn_part){.n = 1} : part);
+    if (!halves) FN(product)(&p, s, part);
     if (a->activation != FNN_LINEAR && !relu)
         for (int64_t m = s.m0; m < s.m1; m++)
             FN(activate)(a->activation, a->slope, a->out + m * p.n + s.n0, a->y + m * p.n + s.n0, s.n1 - s.n0);
@@ -394,7 +446,7 @@ KERNEL(dense_forward) {
 /* forward: out = x @ w;  dx = dout @ w.T, then dx *= activation'(saved) */
 KERNEL(dense_backward_x) {
     product p = {.a = a->dout, .b = a->w, .c = a->dx, .m = a->n, .n = a->i, .k = a->o, .bt = true};
-    const block s = FN(product_share)(p.m, p.n, part);
+    const block s = FN(product_share)(p.m, p.n, p.k, part);
     FN(product)(&p, s, part);
     if (a->activation != FNN_LINEAR)
         for (int64_t m = s.m0; m < s.m1; m++)
@@ -443,9 +495,9 @@ KERNEL(dense_backward_w) {
     product p = {.a = a->x, .b = a->dout, .c = fused ? a->w : a->dw, .m = a->i, .n = a->o, .k = a->n,
                  .at = true, .finish = finish, .scale = scale, .l1 = a->l1, .l2 = a->l2, .batchwise = a->batchwise};
     /* by rows: two threads that write next to each other in every row slow each other down */
-    block s = {0, p.m, 0, p.n};
+    block s = {0, p.m, 0, p.n, 0, p.k};
     if (p.m >= 8 * part.n) fnn_range(p.m, 1, part, &s.m0, &s.m1);
-    else s = FN(product_share)(p.m, p.n, part);
+    else s = FN(product_share)(p.m, p.n, p.k, part);
     FN(product)(&p, s, part);
     float *db = fused ? a->b : a->db;
     const bool mine = s.m0 == 0 && (s.m1 > 0 || a->i == 0); /* of empty shares only a lone one */

@@ -287,7 +287,7 @@ static void multiply_transposed(tile t, const grouped *a, const float *packed, i
 /* forward: z[s] = xs[s] @ wx + b and hs[s] @ wh (+ bh);  dwx = xs.T @ dz, dwh = hs.T @ dzh, db and dbh the sums of
  * dz and dzh, over all steps at once */
 KERNEL(recurrent_backward_w) {
-    const block s = FN(product_share)(a->i + a->h, a->width, part);
+    const block s = FN(product_share)(a->i + a->h, a->width, a->rows, part);
     const bool pack = s.n1 - s.n0 >= 24 * PANEL; /* else the tiles read it too few times */
     float *const b = fnn_workspace(), *const space = b + KC * PANEL;
     for (int64_t m = s.m0; m < s.m1 && s.n0 < s.n1; m += MC) {

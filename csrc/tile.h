@@ -2,8 +2,8 @@
  * recurrences share.
  *
  * A tile is a few rows of a few vectors of c, kept in registers while it walks through its sum,
- * broadcasting a and streaming b.  Every element of c is one sum over k in increasing order, so its
- * bits depend neither on the tile nor on the thread. */
+ * broadcasting a and streaming b.  Every element of c is one sum over k in increasing order, or one of such
+ * sums of equal blocks, so its bits depend neither on the tile nor on the thread. */
 #ifndef FASTNN_TILE_H
 #define FASTNN_TILE_H
 
@@ -79,8 +79,8 @@ typedef struct {
     float l1, l2; /* ADD_SCALED adds scale * the derivative of l1 * abs(c) + l2 * c**2, too */
 } product;
 
-/* Rows [m0, m1) and columns [n0, n1) of c. */
-typedef struct { int64_t m0, m1, n0, n1; } block;
+/* Of rows [m0, m1) and columns [n0, n1) of c the terms [k0, k1), which are whole blocks of fnn_block_terms. */
+typedef struct { int64_t m0, m1, n0, n1, k0, k1; } block;
 
 /* As few tiles as will do for `rows`: the first `taller` of them have one more than `height`. */
 typedef struct { int64_t tiles, height, taller; } tiling;
@@ -95,7 +95,7 @@ void FN(run_tiles)(tile *t, int64_t rows, ptrdiff_t stride, int nv, reading read
 /* Computes one block of a product on this thread. */
 void FN(product)(const product *p, block s, fnn_part part);
 /* The block of an m x n product that is this thread's. */
-block FN(product_share)(int64_t m, int64_t n, fnn_part part);
+block FN(product_share)(int64_t m, int64_t n, int64_t k, fnn_part part);
 
 /* c = the sum of n rows of d, columns [lo, hi), finished as a tile is */
 void FN(column_sums)(const float *d, int64_t n, ptrdiff_t stride, int64_t lo, int64_t hi, finish finish, float scale, float *c);

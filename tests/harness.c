@@ -194,7 +194,10 @@ static void check_plan(int64_t n, int64_t i, int64_t o, int threads) {
         memcpy(bias, b, sizeof(float) * (size_t)o);
         fnn_plan plan = {0};
         const double work = 1e6;
-        fnn_dense_forward_args forward = {x, weights, bias, out, n, i, o, FNN_TANH, 0, out, true};
+        const int64_t size = fnn_blocks(i) / 2 * n * o;
+        float *parts = calloc((size_t)size + 1, sizeof(float));
+        fnn_dense_forward_args forward = {x, weights, bias, out, n, i, o, FNN_TANH, 0, out, true,
+                                          size ? parts : NULL, (int *)(parts + size)};
         fnn_dense_backward_x_args for_x = {out, weights, dx, n, i, o, FNN_TANH, 0, x};
         fnn_dense_backward_w_args for_w = {out, x, NULL, NULL, n, i, o, &lr, 1, clock, weights, bias, 0, 0, true};
         fnn_advance_args advance = {0, clock};
@@ -211,7 +214,7 @@ static void check_plan(int64_t n, int64_t i, int64_t o, int threads) {
         if (round == 0) memcpy(first, weights, sizeof(float) * (size_t)(i * o));
         else if (memcmp(first, weights, sizeof(float) * (size_t)(i * o))) failures++;
         fnn_plan_clear(&plan);
-        free(weights), free(bias), free(out), free(dx);
+        free(weights), free(bias), free(out), free(dx), free(parts);
     }
     free(x), free(w), free(b), free(first);
 }
@@ -258,6 +261,8 @@ int main(void) {
         check_plan(17, 33, 9, threads);
         check_plan(64, 100, 70, threads);
         check_plan(20, 500, 43, threads);
+        check_plan(1, 300, 70, threads);
+        check_plan(3, 1700, 9, threads);
         check_plan(80, 430, 53, threads);
         check_plan(420, 130, 150, threads);
     }

@@ -204,6 +204,38 @@ def test_shared_ops_give_the_same_bits(threads, compiled):
     np.testing.assert_array_equal(*results)
 
 
+@pytest.mark.parametrize("batch", [1, 2, 5, 8, 9, 128, 129])
+@pytest.mark.parametrize(("features", "units"), [(257, 100), (784, 128), (784, 300), (1700, 40)])
+def test_the_terms_of_a_sum_are_shared(features, units, batch, compiled):
+    """By threads that come and go between two replays, with the same bits."""
+    results = []
+    for threads in ([1, 1, 1, 1], [2, 4, 1, 6], [3, 2, 16, 2]):
+        trainer = make_trainer(
+            [fnn.Dense(units, "relu"), fnn.Dense(units, "tanh")], features, 4 * batch, batch
+        )
+        for n in threads:
+            fnn.set_num_threads(n)
+            assert trainer.plan.replay(1, budget=60) == 1
+        results.append((trainer.model.theta, trainer.losses))
+    for theta, losses in results[1:]:
+        np.testing.assert_array_equal(theta, results[0][0])
+        np.testing.assert_array_equal(losses, results[0][1])
+
+
+def test_a_single_sample_is_shared_where_the_weight_is_large(compiled):
+    fnn.set_num_threads(2)
+    plan = make_trainer([fnn.Dense(128, "relu"), fnn.Dense(64, "relu")], 784, 4, 1).plan
+    shared = [(row["name"], row["shapes"][1]) for row in plan.table() if row["threads"] == 2]
+    assert shared == [
+        ("dense_forward + relu_forward", (784, 128)),
+        ("dense_backward_w + sgd_update", (1, 784)),
+    ]
+    # too little to read, and columns alone would be shared
+    for features, units in ((784, 40), (200, 500)):
+        plan = make_trainer([fnn.Dense(units)], features, 4, 1).plan
+        assert all(row["threads"] == 1 for row in plan.table())
+
+
 def first_gradient(images, n, fuse):
     """Return the loss of a first step, and where it goes with a learning rate of 1."""
     rng = np.random.default_rng(0)

@@ -84,6 +84,7 @@ def dense_forward(
     args.b = NULL if b is None else &b[0]
     args.n, args.i, args.o = x.shape[0], w.shape[0], w.shape[1]
     args.activation, args.slope, args.y, args.batchwise = FNN_LINEAR, 0, NULL, False
+    args.parts, args.arrived = NULL, NULL
     submit(
         FNN_OP_dense_forward, &args, sizeof(args), 2.0 * args.n * args.i * args.o,
         (x.base, w.base, None if b is None else b.base), (out.base,),

@@ -10,6 +10,8 @@ from libc.stdint cimport int64_t, uintptr_t
 
 from contextlib import contextmanager
 
+import numpy as np
+
 from fastnn.kernels.csrc cimport *
 
 cdef extern from *:
@@ -24,6 +26,12 @@ cnp.import_array()
 cdef int64_t PADDING = 16
 # convolutions of fewer images are shared by rows and channels, too, and pooled apart
 cdef int64_t POOLED_IMAGES = 16
+
+# the time to read a weight is that of a product of so many samples
+cdef int64_t READING = 3
+# a thread sums the terms of its rows of a weight for so many samples, of a weight with long rows
+# for a few: adding up the threads' sums takes its time, too
+cdef int64_t MANY = 128, FEW = 8, WIDE = 256
 
 cdef extern from "Python.h":
     int check_signals "PyErr_CheckSignals" () noexcept
@@ -358,8 +366,7 @@ cdef class Plan:
             (serial_reads if item.serial else parallel_reads).extend(op.reads)
             (serial_writes if item.serial else parallel_writes).extend(op.writes)
         if self.plan.n:
-            # the step's own end is a meeting
-            self.plan.ops[self.plan.n - 1].barrier = self.plan.ops[self.plan.n - 1].op == FNN_OP_log_step
+            self.plan.ops[self.plan.n - 1].barrier = False # the step's own end is a meeting
 
     def fuse(self):
         """Merges neighbours into one pass over memory; results stay equal within rounding.
@@ -370,6 +377,7 @@ cdef class Plan:
         that most of them have in common is summed once.
         """
         self.sum_backgrounds_once()
+        self.share_weights()
         self.fuse_forward()
         self.fuse_backward()
         self.fuse_pooling()
@@ -404,6 +412,35 @@ cdef class Plan:
                 (<fnn_dense_forward_args *>self.plan.ops[i].args).batchwise = batchwise
             elif self.plan.ops[i].op == FNN_OP_dense_backward_w:
                 (<fnn_dense_backward_w_args *>self.plan.ops[i].args).batchwise = batchwise
+
+    cdef share_weights(self):
+        """In training a thread best keeps the rows of a weight that it changes: it sums their terms, too.
+
+        Then even one sample is worth sharing, for the time that it takes to read the weight.
+        """
+        cdef fnn_dense_forward_args *forward
+        cdef fnn_dense_backward_w_args *backward
+        cdef float[::1] parts
+        cdef int64_t n, size
+        cdef int i
+        for i in range(self.plan.n):
+            item = &self.plan.ops[i]
+            if item.op == FNN_OP_dense_forward:
+                forward = <fnn_dense_forward_args *>item.args
+                n = forward.n if forward.batchwise and fnn_blocks(forward.i) > 1 else 0
+            elif item.op == FNN_OP_dense_backward_w:
+                backward = <fnn_dense_backward_w_args *>item.args
+                n = backward.n if backward.batchwise and fnn_blocks(backward.i) > 1 else 0
+            else:
+                continue
+            if 0 < n < READING:
+                item.serial = item.work * READING / n < FNN_PARALLEL_WORK
+            if item.op == FNN_OP_dense_forward and not item.serial and 0 < n <= (MANY if forward.o <= WIDE else FEW):
+                size = fnn_blocks(forward.i) // 2 * n * forward.o
+                array = np.zeros(size + 1, np.float32)
+                parts = array
+                forward.parts, forward.arrived = &parts[0], <int *>&parts[size]
+                self.ops[i].writes.append(Operand(array))
 
     cdef fuse_forward(self):
         cdef activation_args f
