@@ -230,10 +230,18 @@ def test_a_single_sample_is_shared_where_the_weight_is_large(compiled):
         ("dense_forward + relu_forward", (784, 128)),
         ("dense_backward_w + sgd_update", (1, 784)),
     ]
-    # too little to read, and columns alone would be shared
-    for features, units in ((784, 40), (200, 500)):
-        plan = make_trainer([fnn.Dense(units)], features, 4, 1).plan
-        assert all(row["threads"] == 1 for row in plan.table())
+    # too little to read, columns alone would be shared, one thread reads all weights
+    few = make_trainer([fnn.Dense(40)], 784, 4, 1)
+    short = make_trainer([fnn.Dense(500)], 200, 4, 1)
+    clipped = make_trainer([fnn.Dense(128)], 784, 4, 1, fnn.SGD(0.1, clip_norm=1.0))
+    # most of the weight is not read
+    pixels = np.zeros((4, 784), np.float32)
+    pixels[:, :300] = 1
+    net = fnn.Sequential([fnn.Dense(128), fnn.Dense(3)], 784)
+    data = Data(pixels, 1.0, np.zeros(4, np.int32), 1.0)
+    sparse = Trainer(net, data, fnn.CrossEntropy(), fnn.SGD(0.1), batch_size=1)
+    for trainer in (few, short, clipped, sparse):
+        assert all(row["threads"] == 1 for row in trainer.plan.table() if "dense" in row["name"])
 
 
 def first_gradient(images, n, fuse):

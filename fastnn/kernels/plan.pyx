@@ -416,15 +416,20 @@ cdef class Plan:
     cdef share_weights(self):
         """In training a thread best keeps the rows of a weight that it changes: it sums their terms, too.
 
-        Then even one sample is worth sharing, for the time that it takes to read the weight.
+        Then even one sample is worth sharing, for the time that it takes to read the weight; but not where
+        zeros in the samples save most of that, nor where one thread sums a penalty over all weights.
         """
         cdef fnn_dense_forward_args *forward
         cdef fnn_dense_backward_w_args *backward
         cdef float[::1] parts
         cdef int64_t n, size
         cdef int i
+        cdef bint all_read = not any(self.plan.ops[i].op == FNN_OP_chunk_sums for i in range(self.plan.n))
         for i in range(self.plan.n):
             item = &self.plan.ops[i]
+            if item.op == FNN_OP_gather_rows:
+                sample = np.asarray(self.ops[i].reads[0].array[:64])
+                all_read = all_read and 2 * np.count_nonzero(sample) > sample.size
             if item.op == FNN_OP_dense_forward:
                 forward = <fnn_dense_forward_args *>item.args
                 n = forward.n if forward.batchwise and fnn_blocks(forward.i) > 1 else 0
@@ -433,7 +438,7 @@ cdef class Plan:
                 n = backward.n if backward.batchwise and fnn_blocks(backward.i) > 1 else 0
             else:
                 continue
-            if 0 < n < READING:
+            if all_read and 0 < n < READING:
                 item.serial = item.work * READING / n < FNN_PARALLEL_WORK
             if item.op == FNN_OP_dense_forward and not item.serial and 0 < n <= (MANY if forward.o <= WIDE else FEW):
                 size = fnn_blocks(forward.i) // 2 * n * forward.o
