@@ -109,7 +109,7 @@ typedef enum { FNN_LINEAR, FNN_RELU, FNN_LEAKY_RELU, FNN_SIGMOID, FNN_TANH, FNN_
 enum { FNN_TERMS = 400, FNN_UNDIVIDED = 256 };
 static inline int64_t fnn_block_terms(int64_t k) {
     const int64_t blocks = k <= FNN_UNDIVIDED ? 1 : (k + 2 * FNN_TERMS - 1) / (2 * FNN_TERMS) * 2;
-    return ((k + blocks - 1) / blocks + 7) / 8 * 8;
+    return k > 0 ? ((k + blocks - 1) / blocks + 7) / 8 * 8 : 8;
 }
 static inline int64_t fnn_blocks(int64_t k) { return (k + fnn_block_terms(k) - 1) / fnn_block_terms(k); }
 

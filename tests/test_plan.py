@@ -222,6 +222,18 @@ def test_the_terms_of_a_sum_are_shared(features, units, batch, compiled):
         np.testing.assert_array_equal(losses, results[0][1])
 
 
+def test_a_sum_of_no_terms(compiled):
+    x, w, b, out = (np.ones(shape, np.float32) for shape in ((4, 0), (0, 3), 3, (4, 3)))
+    loss, losses, clock = np.zeros(1, np.float32), np.zeros(1, np.float32), np.zeros(3, np.int64)
+    plan = compiled.Plan()
+    with plan.capture():
+        compiled.dense_forward(x, w, b + 1, out)
+        compiled.log_step(loss, None, clock, losses, None)  # a training step, then
+    plan.fuse()
+    assert plan.replay(1) == 1
+    np.testing.assert_array_equal(out, 2)
+
+
 def test_a_single_sample_is_shared_where_the_weight_is_large(compiled):
     fnn.set_num_threads(2)
     plan = make_trainer([fnn.Dense(128, "relu"), fnn.Dense(64, "relu")], 784, 4, 1).plan

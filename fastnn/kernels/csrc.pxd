@@ -535,5 +535,4 @@ cdef extern from "fastnn.h" nogil:
     fnn_outcome fnn_plan_run(fnn_plan *plan, int64_t steps, int64_t budget, cbool profile, int (*poll)() noexcept nogil, int64_t *done)
     fnn_outcome fnn_run_op(fnn_op op, const void *args, double work, int (*poll)() noexcept nogil)
     double FNN_PARALLEL_WORK, FNN_LONG_WORK
-    int64_t FNN_TERMS
     int64_t fnn_blocks(int64_t k)
