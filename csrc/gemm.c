@@ -21,30 +21,24 @@ enum {
     SMALL = 16384                               /* floats; a matrix in L1 is computed, not asked */
 };
 
-typedef float v4 __attribute__((vector_size(16)));
-
 void FN(pack_transposed)(const float *from, ptrdiff_t stride, int64_t rows, int columns, float *to) {
     int j = 0;
-    for (; j + 4 <= columns; j += 4) {
-        const float *f = from + j * stride;
+    for (; j < columns; j += VL, from += VL * stride) {
+        const float *line[VL] = {from};
+        UNROLL for (int i = 1; i < VL; i++) line[i] = line[i - 1] + (j + i < columns ? stride : 0);
         float *t = to + j;
         int64_t k = 0;
-        for (; k + 4 <= rows; k += 4, f += 4, t += 4 * PANEL) {
-            v4 r0, r1, r2, r3;
-            memcpy(&r0, f, 16), memcpy(&r1, f + stride, 16);
-            memcpy(&r2, f + 2 * stride, 16), memcpy(&r3, f + 3 * stride, 16);
-            v4 s0 = __builtin_shufflevector(r0, r1, 0, 4, 1, 5), s1 = __builtin_shufflevector(r2, r3, 0, 4, 1, 5);
-            v4 s2 = __builtin_shufflevector(r0, r1, 2, 6, 3, 7), s3 = __builtin_shufflevector(r2, r3, 2, 6, 3, 7);
-            r0 = __builtin_shufflevector(s0, s1, 0, 1, 4, 5), r1 = __builtin_shufflevector(s0, s1, 2, 3, 6, 7);
-            r2 = __builtin_shufflevector(s2, s3, 0, 1, 4, 5), r3 = __builtin_shufflevector(s2, s3, 2, 3, 6, 7);
-            memcpy(t, &r0, 16), memcpy(t + PANEL, &r1, 16);
-            memcpy(t + 2 * PANEL, &r2, 16), memcpy(t + 3 * PANEL, &r3, 16);
+        for (; k + 4 <= rows; k += 4, t += 4 * PANEL) {
+            vf r[4];
+            UNROLL for (int i = 0; i < 4; i++) r[i] = v_load_fours(line + i, k);
+            v_transpose_fours(r);
+            UNROLL for (int i = 0; i < 4; i++) v_store(t + i * PANEL, r[i]);
         }
-        for (; k < rows; k++, f++, t += PANEL)
-            for (int i = 0; i < 4; i++) t[i] = f[i * stride];
+        for (; k < rows; k++, t += PANEL)
+            for (int i = 0; i < VL; i++) t[i] = line[i][k];
     }
-    for (; j < PANEL; j++)
-        for (int64_t k = 0; k < rows; k++) to[k * PANEL + j] = j < columns ? from[j * stride + k] : 0;
+    for (; j < PANEL; j += VL)
+        for (int64_t k = 0; k < rows; k++) v_store(to + k * PANEL + j, (vf){0});
 }
 
 void FN(pack)(const float *from, ptrdiff_t stride, int64_t rows, int columns, float *to) {
@@ -372,9 +366,31 @@ static void run_outer(const product *p, block s) {
     else outer_rows(true, false, p, s);
 }
 
+/* A single row of a with VL rows of b at a time where they lie: each element of c is the sum of VL sums. */
+static void run_dots(const product *p, block s) {
+    for (int64_t n = s.n0; n < s.n1; n += VL) {
+        const float *row[VL];
+        vf sum[VL];
+        UNROLL for (int i = 0; i < VL; i++) sum[i] = (vf){0}, row[i] = p->b + min64(n + i, s.n1 - 1) * p->k;
+        int64_t k = 0;
+        for (; k + VL <= p->k; k += VL) {
+            const vf a = v_load(p->a + k);
+            UNROLL for (int i = 0; i < VL; i++) sum[i] = v_fma(a, v_load(row[i] + k), sum[i]);
+        }
+        if (k < p->k) {
+            const int lanes = (int)(p->k - k);
+            const vf a = v_load_n(p->a + k, lanes);
+            UNROLL for (int i = 0; i < VL; i++) sum[i] = v_fma(a, v_load_n(row[i] + k, lanes), sum[i]);
+        }
+        store_part(p->c + n, v_sum_lanes(sum), (int)min64(VL, s.n1 - n));
+    }
+}
+
 void FN(product)(const product *p, block s, fnn_part part) {
     if (s.m0 == s.m1 || s.n0 == s.n1) return;
-    if (p->k == 1 && !p->bias && !p->relu && !p->bt) {
+    if (p->m == 1 && p->bt && p->finish == STORE && !p->bias && !p->relu) {
+        run_dots(p, s);
+    } else if (p->k == 1 && !p->bias && !p->relu && !p->bt) {
         run_outer(p, s);
     } else if (p->k > 0) {
         run_block(p, s, part);

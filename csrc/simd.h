@@ -36,6 +36,13 @@
 
 #define INLINE static inline __attribute__((always_inline, unused))
 
+/* the next loop, of a constant number of steps, whole */
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
 typedef float vf __attribute__((vector_size(4 * VL)));
 typedef int32_t vi __attribute__((vector_size(4 * VL)));
 typedef uint32_t vu __attribute__((vector_size(4 * VL)));
@@ -230,6 +237,65 @@ INLINE float v_hmax(vf x) {
     for (int w = VL / 2; w > 0; w /= 2)
         for (int i = 0; i < w; i++) t[i] = t[i] > t[i + w] ? t[i] : t[i + w];
     return t[0];
+#endif
+}
+
+typedef float v4 __attribute__((vector_size(16)));
+INLINE v4 v4_load(const float *p) { v4 r; memcpy(&r, p, sizeof r); return r; }
+
+/* four numbers from k on of every fourth line, beside each other */
+INLINE vf v_load_fours(const float *const *line, int64_t k) {
+#if VL == 4
+    return v4_load(line[0] + k);
+#else
+    typedef float v8 __attribute__((vector_size(32)));
+    const v8 low = __builtin_shufflevector(v4_load(line[0] + k), v4_load(line[4] + k), 0, 1, 2, 3, 4, 5, 6, 7);
+#if VL == 8
+    return low;
+#else
+    const v8 high = __builtin_shufflevector(v4_load(line[8] + k), v4_load(line[12] + k), 0, 1, 2, 3, 4, 5, 6, 7);
+    return __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+#endif
+#endif
+}
+
+/* of every four lanes the same four of x's (0 ... 3) and y's (4 ... 7) */
+#define FOURS_LANE(i, four) ((i) % 4 + (i) / 4 * VL + 4 * (four))
+#define FOURS_LANES(i, j, k, l, four) FOURS_LANE(i, four), FOURS_LANE(j, four), FOURS_LANE(k, four), FOURS_LANE(l, four)
+#if VL == 4
+#define PICK(x, y, ...) __builtin_shufflevector(x, y, FOURS_LANES(__VA_ARGS__, 0))
+#elif VL == 8
+#define PICK(x, y, ...) __builtin_shufflevector(x, y, FOURS_LANES(__VA_ARGS__, 0), FOURS_LANES(__VA_ARGS__, 1))
+#else
+#define PICK(x, y, ...)                                                                            \
+    __builtin_shufflevector(x, y, FOURS_LANES(__VA_ARGS__, 0), FOURS_LANES(__VA_ARGS__, 1), FOURS_LANES(__VA_ARGS__, 2), FOURS_LANES(__VA_ARGS__, 3))
+#endif
+
+/* Every four lanes of four vectors are a matrix that is transposed. */
+INLINE void v_transpose_fours(vf r[4]) {
+    const vf s0 = PICK(r[0], r[1], 0, 4, 1, 5), s1 = PICK(r[2], r[3], 0, 4, 1, 5);
+    const vf s2 = PICK(r[0], r[1], 2, 6, 3, 7), s3 = PICK(r[2], r[3], 2, 6, 3, 7);
+    r[0] = PICK(s0, s1, 0, 1, 4, 5), r[1] = PICK(s0, s1, 2, 3, 6, 7);
+    r[2] = PICK(s2, s3, 0, 1, 4, 5), r[3] = PICK(s2, s3, 2, 3, 6, 7);
+}
+
+/* the sums of VL vectors' lanes; the vectors are lost */
+INLINE vf v_sum_lanes(vf r[VL]) {
+    UNROLL for (int i = 0; i < VL; i += 4) {
+        v_transpose_fours(r + i);
+        r[i / 4] = (r[i] + r[i + 1]) + (r[i + 2] + r[i + 3]);
+    }
+#if VL == 16
+    for (int i = 0; i < 2; i++)
+        r[i] = __builtin_shufflevector(r[2 * i], r[2 * i + 1], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+               __builtin_shufflevector(r[2 * i], r[2 * i + 1], 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+    return __builtin_shufflevector(r[0], r[1], 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
+           __builtin_shufflevector(r[0], r[1], 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+#elif VL == 8
+    return __builtin_shufflevector(r[0], r[1], 0, 1, 2, 3, 8, 9, 10, 11) +
+           __builtin_shufflevector(r[0], r[1], 4, 5, 6, 7, 12, 13, 14, 15);
+#else
+    return r[0];
 #endif
 }
 

@@ -1,12 +1,6 @@
 /* The register tiles, each a function of its own: the compiler unrolls one body for every shape. */
 #include "tile.h"
 
-#if defined(__clang__)
-#define UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
-
 INLINE void tile_body(const int mr, const int nv, const reading reading, const bool whole, const tile *t) {
     const int last = whole ? VL : t->last;
     const ptrdiff_t bs = t->bs, as = t->as, cs = t->cs;

@@ -3,7 +3,8 @@
  *
  * A tile is a few rows of a few vectors of c, kept in registers while it walks through its sum,
  * broadcasting a and streaming b.  Every element of c is one sum over k in increasing order, or one of such
- * sums of equal blocks, so its bits depend neither on the tile nor on the thread. */
+ * sums of equal blocks, or for a lone row with b transposed one of a vector's: its bits depend neither on
+ * the tile nor on the thread. */
 #ifndef FASTNN_TILE_H
 #define FASTNN_TILE_H
 
@@ -100,9 +101,9 @@ block FN(product_share)(int64_t m, int64_t n, int64_t k, fnn_part part);
 /* c = the sum of n rows of d, columns [lo, hi), finished as a tile is */
 void FN(column_sums)(const float *d, int64_t n, ptrdiff_t stride, int64_t lo, int64_t hi, finish finish, float scale, float *c);
 
-/* to[k * PANEL + j] = from[j * stride + k] for k < rows, j < columns; the other columns become 0 */
+/* to[k * PANEL + j] = from[j * stride + k] for k < rows, j < columns; the other columns repeat the last one or become 0 */
 void FN(pack_transposed)(const float *from, ptrdiff_t stride, int64_t rows, int columns, float *to);
-/* to[k * PANEL + j] = from[k * stride + j] likewise */
+/* to[k * PANEL + j] = from[k * stride + j]; the other columns become 0 */
 void FN(pack)(const float *from, ptrdiff_t stride, int64_t rows, int columns, float *to);
 
 INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
