@@ -118,7 +118,7 @@ static inline int64_t fnn_blocks(int64_t k) { return (k + fnn_block_terms(k) - 1
  * batchwise: what most rows have in a column of x may be subtracted there and summed once for all. A row of out
  * then depends, within rounding, on the rows that it came with, and a product's precision on the largest
  * number of each column. */
-typedef struct {
+typedef struct fnn_dense_forward_args {
     const float *x, *w, *b;
     float *out;
     int64_t n, i, o;
@@ -143,7 +143,9 @@ typedef struct {
 
 /* dw (I, O) = x.T (I, N) @ dout (N, O); db (O) = dout.sum(0), or NULL.
  * Fused with plain SGD: w -= lr * dw, b -= lr * db instead, lr read from the table at clock; and with
- * the gradient of a penalty: w -= lr * (dw + l1 * sign(w) + 2 * l2 * w).  batchwise: as in dense_forward. */
+ * the gradient of a penalty: w -= lr * (dw + l1 * sign(w) + 2 * l2 * w).  batchwise: as in dense_forward.
+ * Joined with the next step, of a single sample: if the epoch has one more, it is gathered in x, and goes through
+ * `forward`, too. */
 typedef struct {
     const float *dout, *x;
     float *dw, *db;
@@ -154,6 +156,10 @@ typedef struct {
     float *w, *b;
     float l1, l2;
     bool batchwise;
+    const struct fnn_gather_rows_args *gather; /* NULL: not joined */
+    const struct fnn_dense_forward_args *forward;
+    float *parts; /* scratch (fnn_blocks(I), O), and a counter that is 0 */
+    int *arrived;
 } fnn_dense_backward_w_args;
 
 /* A convolution of x (N, H, W, C) with w (KH, KW, C, K) to out (N, OH, OW, K); its stride, its padding at
@@ -386,7 +392,7 @@ enum { FNN_ROW, FNN_STEP, FNN_BATCH };
 
 /* out (N, F) = data[rows[clock[FNN_ROW] + i]] * scale; data is uint8 where is_u8; rows NULL: 0, 1, ...;
  * limit: how many rows an epoch has */
-typedef struct {
+typedef struct fnn_gather_rows_args {
     const void *data;
     bool is_u8;
     const int64_t *rows;
@@ -512,6 +518,7 @@ typedef struct {
 typedef struct {
     fnn_plan_op *ops;
     int n, capacity;
+    int once; /* so many ops belong to the first step of a replay alone: later ones find their work done */
     double work;
 } fnn_plan;
 

@@ -159,18 +159,36 @@ static void sum_panel(const float *panel, int64_t k, const float *weights, float
     for (int v = 0; v < 2; v++) v_store(to + v * VL, (sum[0][v] + sum[1][v]) + (sum[2][v] + sum[3][v]));
 }
 
+typedef enum { NO_PENALTY, L2_ALONE, ANY_PENALTY } penalty;
+
+static penalty penalty_of(const product *p) { return p->l1 != 0 ? ANY_PENALTY : p->l2 != 0 ? L2_ALONE : NO_PENALTY; }
+
+/* f, compiled for each kind */
+#define BY_PENALTY(f, p, ...)                                                                      \
+    (penalty_of(p) == NO_PENALTY ? f(NO_PENALTY, p, __VA_ARGS__)                                   \
+     : penalty_of(p) == L2_ALONE ? f(L2_ALONE, p, __VA_ARGS__) : f(ANY_PENALTY, p, __VA_ARGS__))
+
+typedef struct { vf scale, decay; float l1, l2; } penalty_terms;
+
+INLINE penalty_terms terms_of(const product *p) {
+    return (penalty_terms){v_set1(p->scale), v_set1(p->scale * 2 * p->l2), p->l1, p->l2};
+}
+
+/* w + scale * the penalty's derivative: not w times a number that is nearly 1, which would be rounded the same
+ * way in every step */
+INLINE vf penalized(const penalty kind, vf w, penalty_terms t) {
+    if (kind == NO_PENALTY) return w;
+    return kind == L2_ALONE ? v_fma(t.decay, w, w) : v_fma(t.scale, penalty_slope(w, t.l1, t.l2), w);
+}
+
 /* The penalty's part of ADD_SCALED. */
-static void add_penalty(const product *p, block s) {
-    const vf scale = v_set1(p->scale);
-    const float l1 = p->l1, l2 = p->l2;
+INLINE void add_penalty(const penalty kind, const product *p, block s) {
+    const penalty_terms terms = terms_of(p);
+    if (kind == NO_PENALTY) return;
     for (int64_t m = s.m0; m < s.m1; m++) {
         float *c = p->c + m * p->n;
         int64_t n = s.n0;
-#define PENALTY(n, lanes)                                                                          \
-    do {                                                                                           \
-        const vf w = load(c + n, lanes);                                                           \
-        store(c + n, v_fma(scale, penalty_slope(w, l1, l2), w), lanes);                            \
-    } while (0)
+#define PENALTY(n, lanes) store(c + n, penalized(kind, load(c + n, lanes), terms), lanes)
         for (; n + VL <= s.n1; n += VL) PENALTY(n, VL);
         if (n < s.n1) PENALTY(n, (int)(s.n1 - n));
     }
@@ -188,7 +206,8 @@ static void run_rows(const product *p, int64_t m0, int64_t m1, int64_t n0, int c
               .finish = p->finish, .scale = p->scale,
               .bias = p->bias && final ? p->bias + n0 : NULL, .relu = final && p->relu};
     if (listed) t.terms = listed->terms, t.ends = listed->ends, t.b_pair = b_pair;
-    if (k0 == 0 && (p->l1 != 0 || p->l2 != 0)) add_penalty(p, (block){m0, m1, n0, n0 + columns, 0, 0});
+    const block here = {m0, m1, n0, n0 + columns, 0, 0};
+    if (k0 == 0) BY_PENALTY(add_penalty, p, here);
     FN(run_tiles)(&t, m1 - m0, am, nv, listed ? LISTED : p->at ? TRANSPOSED : ROWS);
 }
 
@@ -340,20 +359,19 @@ static void run_block(const product *p, block s, fnn_part part) {
 }
 
 /* A sum of one term (a batch of one): no tile, but rows of c at the speed of memory. */
-INLINE void outer_rows(const bool add, const bool penalty, const product *p, block s) {
-    const vf scale = v_set1(p->scale);
-    const bool skip = add && !penalty && p->m * p->n >= SMALL;
-    const float l1 = p->l1, l2 = p->l2, *b = p->b;
+INLINE void outer_rows(const penalty kind, const product *p, const bool add, block s) {
+    const bool skip = add && kind == NO_PENALTY && p->m * p->n >= SMALL;
+    const penalty_terms terms = terms_of(p);
+    const float *b = p->b;
     for (int64_t m = s.m0; m < s.m1; m++) {
         if (skip && p->a[m] == 0) continue;
-        const vf x = v_set1(p->a[m]);
+        const vf x = v_set1(add ? p->scale * p->a[m] : p->a[m]);
         float *c = p->c + m * p->n;
         int64_t n = s.n0;
 #define OUTER(n, lanes)                                                                            \
     do {                                                                                           \
-        vf r = x * load(b + n, lanes);                                                             \
-        if (penalty) r += penalty_slope(load(c + n, lanes), l1, l2);                               \
-        store(c + n, add ? v_fma(scale, r, load(c + n, lanes)) : r, lanes);                        \
+        const vf d = load(b + n, lanes);                                                           \
+        store(c + n, add ? v_fma(x, d, penalized(kind, load(c + n, lanes), terms)) : x * d, lanes); \
     } while (0)
         for (; n + VL <= s.n1; n += VL) OUTER(n, VL);
         if (n < s.n1) OUTER(n, (int)(s.n1 - n));
@@ -361,9 +379,8 @@ INLINE void outer_rows(const bool add, const bool penalty, const product *p, blo
 }
 
 static void run_outer(const product *p, block s) {
-    if (p->finish != ADD_SCALED) outer_rows(false, false, p, s);
-    else if (p->l1 != 0 || p->l2 != 0) outer_rows(true, true, p, s);
-    else outer_rows(true, false, p, s);
+    if (p->finish == ADD_SCALED) BY_PENALTY(outer_rows, p, true, s);
+    else outer_rows(NO_PENALTY, p, false, s);
 }
 
 /* A single row of a with VL rows of b at a time where they lie: each element of c is the sum of VL sums. */
@@ -444,18 +461,26 @@ static bool sum_halves(const product *p, float *parts, int *arrived, fnn_part pa
     return true;
 }
 
+static product forward_product(const fnn_dense_forward_args *a) {
+    const bool relu = a->activation == FNN_RELU;
+    return (product){.a = a->x, .b = a->w, .c = relu ? a->y : a->out, .m = a->n, .n = a->o, .k = a->i,
+                     .bias = a->b, .relu = relu, .batchwise = a->batchwise};
+}
+
+static void activate_block(const fnn_dense_forward_args *a, block s) {
+    if (a->activation != FNN_LINEAR && a->activation != FNN_RELU)
+        for (int64_t m = s.m0; m < s.m1; m++)
+            FN(activate)(a->activation, a->slope, a->out + m * a->o + s.n0, a->y + m * a->o + s.n0, s.n1 - s.n0);
+}
+
 /* out = x @ w + b, then y = activation(out) */
 KERNEL(dense_forward) {
-    const bool relu = a->activation == FNN_RELU;
-    product p = {.a = a->x, .b = a->w, .c = relu ? a->y : a->out, .m = a->n, .n = a->o, .k = a->i,
-                 .bias = a->b, .relu = relu, .batchwise = a->batchwise};
+    product p = forward_product(a);
     const bool halves = a->parts && part.n % 2 == 0;
     if (halves && !sum_halves(&p, a->parts, a->arrived, part)) return FNN_OK;
     const block s = FN(product_share)(p.m, p.n, p.k, halves ? (fnn_part){.n = 1} : part);
     if (!halves) FN(product)(&p, s, part);
-    if (a->activation != FNN_LINEAR && !relu)
-        for (int64_t m = s.m0; m < s.m1; m++)
-            FN(activate)(a->activation, a->slope, a->out + m * p.n + s.n0, a->y + m * p.n + s.n0, s.n1 - s.n0);
+    activate_block(a, s);
     return FNN_OK;
 }
 
@@ -503,6 +528,77 @@ KERNEL(sum_rows) {
     return FNN_OK;
 }
 
+/* Some rows of w moved by a sample, as run_outer moves them, and then sums += the next sample's product with them. */
+INLINE void move_rows(const penalty kind, const product *p, const int count, float *const w[], const float *x, const float *next,
+                      const float *dout, int64_t columns, float *sums) {
+    const penalty_terms terms = terms_of(p);
+    int64_t n = 0;
+    vf here[ROW_TERMS], there[ROW_TERMS];
+    for (int i = 0; i < count; i++) here[i] = v_set1(p->scale * x[i]), there[i] = v_set1(next[i]);
+#define MOVE(n, lanes)                                                                             \
+    do {                                                                                           \
+        const vf d = load(dout + n, lanes);                                                        \
+        vf sum = load(sums + n, lanes);                                                            \
+        for (int i = 0; i < count; i++) {                                                          \
+            const vf moved = v_fma(here[i], d, penalized(kind, load(w[i] + n, lanes), terms));     \
+            store(w[i] + n, moved, lanes);                                                         \
+            sum = v_fma(there[i], moved, sum);                                                     \
+        }                                                                                          \
+        store(sums + n, sum, lanes);                                                               \
+    } while (0)
+    for (; n + VL <= columns; n += VL) MOVE(n, VL);
+    if (n < columns) MOVE(n, (int)(columns - n));
+}
+
+/* The same for a block of w, the next sample's numbers being those of its rows: to its columns of `to`. */
+INLINE void move_block(const penalty kind, const product *p, block s, const float *next, float *to) {
+    float x[ROW_TERMS], y[ROW_TERMS], *rows[ROW_TERMS], sums[ROW_COLUMNS]; /* in no cache line of another thread's */
+    for (int64_t n = s.n0, columns; n < s.n1; n += columns) {
+        int count = 0;
+        columns = min64(ROW_COLUMNS, s.n1 - n);
+        memset(sums, 0, (size_t)columns * sizeof(float));
+        for (int64_t m = s.m0; m < s.m1; m++) {
+            if (kind == NO_PENALTY && p->a[m] == 0 && next[m - s.m0] == 0) continue;
+            x[count] = p->a[m], y[count] = next[m - s.m0], rows[count] = p->c + m * p->n + n;
+            if (++count < ROW_TERMS) continue;
+            move_rows(kind, p, ROW_TERMS, rows, x, y, p->b + n, columns, sums);
+            count = 0;
+        }
+        for (int i = 0; i < count; i++) move_rows(kind, p, 1, rows + i, x + i, y + i, p->b + n, columns, sums);
+        memcpy(to + n, sums, (size_t)columns * sizeof(float));
+    }
+}
+
+/* Every share moves blocks of rows, or where there are more shares than blocks some columns of them; whoever comes
+ * last ends the next sample's product. */
+static void join_next(const fnn_dense_backward_w_args *a, const product *p, fnn_part part) {
+    const fnn_gather_rows_args *gather = a->gather;
+    const int64_t kb = fnn_block_terms(p->m), blocks = fnn_blocks(p->m), cuts = max64(1, part.n / blocks);
+    const int64_t sample = gather->clock[FNN_ROW] + 1;
+    const bool over = past_end(sample, 1, gather->limit);
+    float next[FNN_TERMS] = {0};
+    int64_t lo, hi;
+    fnn_range(blocks * cuts, 1, part, &lo, &hi);
+    for (int64_t i = lo; i < hi; i++) {
+        block s = {.m0 = i / cuts * kb, .m1 = min64(i / cuts * kb + kb, p->m)};
+        fnn_range(p->n, VL, (fnn_part){.share = (int)(i % cuts), .n = (int)cuts}, &s.n0, &s.n1);
+        if (!over) gather_row(gather, sample, s.m0, s.m1, next);
+        BY_PENALTY(move_block, p, s, next, a->parts + i / cuts * p->n);
+        if (a->b && s.m0 == 0) FN(column_sums)(a->dout, 1, p->n, s.n0, s.n1, ADD_SCALED, p->scale, a->b);
+    }
+    if (__atomic_add_fetch(a->arrived, 1, __ATOMIC_ACQ_REL) < part.n) return;
+    *a->arrived = 0;
+    if (over) return;
+    gather_row(gather, sample, 0, p->m, gather->out);
+    const product forward = forward_product(a->forward);
+    block s = {0, 1, 0, p->n, 0, 0};
+    for (const float *sums = a->parts; s.k1 < p->m; sums += p->n) {
+        s.k0 = s.k1, s.k1 = min64(s.k0 + kb, p->m);
+        add_part(&forward, s, sums, p->n, s.k0 > 0);
+    }
+    activate_block(a->forward, s);
+}
+
 /* forward: out = x @ w + b;  dw = x.T @ dout, db = dout.sum(0), or w and b moved by -lr times that */
 KERNEL(dense_backward_w) {
     const bool fused = a->lr != NULL;
@@ -510,6 +606,10 @@ KERNEL(dense_backward_w) {
     const finish finish = fused ? ADD_SCALED : STORE;
     product p = {.a = a->x, .b = a->dout, .c = fused ? a->w : a->dw, .m = a->i, .n = a->o, .k = a->n,
                  .at = true, .finish = finish, .scale = scale, .l1 = a->l1, .l2 = a->l2, .batchwise = a->batchwise};
+    if (a->forward) {
+        join_next(a, &p, part);
+        return FNN_OK;
+    }
     /* by rows: two threads that write next to each other in every row slow each other down */
     block s = {0, p.m, 0, p.n, 0, p.k};
     if (p.m >= 8 * part.n) fnn_range(p.m, 1, part, &s.m0, &s.m1);

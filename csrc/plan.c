@@ -100,7 +100,7 @@ static void run_steps(void *context, fnn_team *team, int thread) {
         const bool end = now.last == run->plan->n;
         over = fnn_phase(team, thread, ++number, serial ? 1 : team->n, run_ops, end ? end_step : NULL, &now);
         if (run->profile && thread == 0) ops[now.first].seconds += 1e-9 * (double)(fnn_now() - start);
-        now.first = end ? 0 : now.last;
+        now.first = end ? run->plan->once : now.last;
     }
 }
 

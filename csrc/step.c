@@ -1,18 +1,12 @@
 /* What a training step does besides computing: fetch its batch, log its loss, count itself. */
 #include "kernel.h"
 
-/* The clock is data: a plan that is replayed past the end of its epoch must not read there. */
-INLINE bool past_end(int64_t first, int64_t n, int64_t limit) { return first < 0 || first > limit - n; }
-
-INLINE int64_t row_at(const int64_t *rows, int64_t i) { return rows ? rows[i] : i; }
-
 /* out[i] = data[rows[clock[0] + i]] * scale */
 KERNEL(gather_rows) {
     enum { AHEAD = 4, LINE = 64, POLL = 256 };
     const int64_t f = a->f, first = a->clock[FNN_ROW];
     if (past_end(first, a->n, a->limit)) return FNN_PAST_END;
     const size_t row_bytes = (size_t)f * (a->is_u8 ? 1 : sizeof(float));
-    const vf scale = v_set1(a->scale);
     int64_t lo, hi;
     fnn_range(a->n, 1, part, &lo, &hi);
     for (int64_t i = lo; i < hi; i++) {
@@ -22,18 +16,7 @@ KERNEL(gather_rows) {
             const char *next = (const char *)a->data + (size_t)row_at(a->rows, first + i + AHEAD) * row_bytes;
             for (size_t b = 0; b < row_bytes; b += LINE) __builtin_prefetch(next + b);
         }
-        const size_t row = (size_t)row_at(a->rows, first + i) * (size_t)f;
-        float *out = a->out + i * f;
-        int64_t j = 0;
-        if (a->is_u8) {
-            const uint8_t *x = (const uint8_t *)a->data + row;
-            for (; j + VL <= f; j += VL) v_store(out + j, v_load_u8(x + j) * scale);
-            for (; j < f; j++) out[j] = (float)x[j] * a->scale;
-        } else {
-            const float *x = (const float *)a->data + row;
-            for (; j + VL <= f; j += VL) v_store(out + j, v_load(x + j) * scale);
-            for (; j < f; j++) out[j] = x[j] * a->scale;
-        }
+        gather_row(a, first + i, 0, f, a->out + i * f);
     }
     return FNN_OK;
 }

@@ -219,6 +219,40 @@ static void check_plan(int64_t n, int64_t i, int64_t o, int threads) {
     free(x), free(w), free(b), free(first);
 }
 
+/* steps of one sample, each joined with the next: with 1 thread, with several, and one at a time */
+static void check_joined(int64_t i, int64_t o, int threads) {
+    enum { ROWS = 20 };
+    const size_t size = sizeof(float) * (size_t)(i * o);
+    float *data = numbers(ROWS * i), *w = numbers(i * o), *b = numbers(o), lr = 1e-3f, *first = malloc(size);
+    paint(data, ROWS * i, i, 0.5f);
+    for (int round = 0; round < 3; round++) {
+        float *x = malloc(sizeof(float) * (size_t)i), *weights = malloc(size), *out = numbers(o);
+        float *bias = malloc(sizeof(float) * (size_t)o);
+        float *parts = calloc((size_t)(fnn_blocks(i) * o) + 1, sizeof(float));
+        memcpy(weights, w, size), memcpy(bias, b, sizeof(float) * (size_t)o);
+        int64_t clock[3] = {0}, done = 0, total = 0;
+        fnn_plan plan = {.once = 2};
+        const double work = 1e6;
+        fnn_gather_rows_args gather = {data, false, NULL, 1, clock, x, 1, i, ROWS};
+        fnn_dense_forward_args forward = {x, weights, bias, out, 1, i, o, FNN_TANH, 0, out, true, NULL, NULL};
+        fnn_dense_backward_w_args joined = {out, x, NULL, NULL, 1, i, o, &lr, 1, clock, weights, bias, 0, 0.1f * (float)(i % 2), true,
+                                            &gather, &forward, parts, (int *)(parts + fnn_blocks(i) * o)};
+        fnn_advance_args advance = {1, clock};
+        fnn_plan_append(&plan, FNN_OP_gather_rows, &gather, sizeof gather, work);
+        fnn_plan_append(&plan, FNN_OP_dense_forward, &forward, sizeof forward, work);
+        fnn_plan_append(&plan, FNN_OP_dense_backward_w, &joined, sizeof joined, work);
+        fnn_plan_append(&plan, FNN_OP_advance, &advance, sizeof advance, 1);
+        fnn_set_threads(round ? threads : 1);
+        for (; total < ROWS; total += done) fnn_plan_run(&plan, round < 2 ? ROWS - total : 1, 2000000, false, never, &done);
+        if (clock[FNN_ROW] != ROWS) failures++;
+        if (round == 0) memcpy(first, weights, size);
+        else if (memcmp(first, weights, size)) failures++;
+        fnn_plan_clear(&plan);
+        free(x), free(weights), free(bias), free(out), free(parts);
+    }
+    free(data), free(w), free(b), free(first);
+}
+
 int main(void) {
     static const int64_t sizes[] = {1, 2, 5, 7, 8, 9, 13, 16, 17, 31, 33, 75};
     enum { SIZES = sizeof sizes / sizeof *sizes };
@@ -265,6 +299,9 @@ int main(void) {
         check_plan(3, 1700, 9, threads);
         check_plan(80, 430, 53, threads);
         check_plan(420, 130, 150, threads);
+        check_joined(33, 9, threads);
+        check_joined(300, 71, threads);
+        check_joined(1700, 13, 3 * threads);
     }
     printf("%d failures\n", failures);
     return failures != 0;

@@ -222,6 +222,39 @@ def test_the_terms_of_a_sum_are_shared(features, units, batch, compiled):
         np.testing.assert_array_equal(losses, results[0][1])
 
 
+@pytest.mark.parametrize("penalty", [None, fnn.L2(0.01), fnn.L1(0.01), fnn.L1L2(0.01, 0.02)])
+@pytest.mark.parametrize(("features", "units"), [(5, 3), (257, 100), (784, 130), (1700, 40)])
+def test_steps_of_one_sample_are_joined(features, units, penalty, compiled):
+    """With the bits of steps one by one, of any number of threads; near to eager ones' results."""
+    rng = np.random.default_rng(5)
+    images = rng.integers(0, 256, (9, features), dtype=np.uint8)
+    images[rng.random(images.shape) < 0.4] = 0
+    results = []
+    for how in ("joined", "one by one", "4 threads", "17 threads", "alone"):
+        fnn.set_num_threads(int(how.split()[0]) if "threads" in how else 2)
+        net = fnn.Sequential(
+            [fnn.Dense(units, "gelu", kernel_regularizer=penalty), fnn.Dense(3)], features, seed=8
+        )
+        data = Data(images, 1 / 255, np.arange(9, dtype=np.int32) % 3, 1.0)
+        descent = fnn.SGD(0.1)
+        trainer = Trainer(
+            net, data, fnn.CrossEntropy(), descent, batch_size=1, shuffle=True, fuse=how != "alone"
+        )
+        trainer._rows[:] = np.random.default_rng(6).permutation(9)
+        descent.fill(trainer._lr, 0)  # as run_epoch does
+        joined = [row["name"] for row in trainer.plan.table() if "the next" in row["name"]]
+        assert len(joined) == (how != "alone")
+        for steps in [9] if how != "one by one" else [1, 1, 4, 3]:
+            assert trainer.plan.replay(steps, budget=60) == steps
+        with pytest.raises(IndexError):
+            trainer.plan.replay(1)
+        results.append((trainer.model.theta, trainer.losses))
+    for theta, losses in results[1:-1]:
+        np.testing.assert_array_equal(theta, results[0][0])
+        np.testing.assert_array_equal(losses, results[0][1])
+    np.testing.assert_allclose(results[0][0], results[-1][0], rtol=1e-4, atol=1e-6)
+
+
 def test_a_sum_of_no_terms(compiled):
     x, w, b, out = (np.ones(shape, np.float32) for shape in ((4, 0), (0, 3), 3, (4, 3)))
     loss, losses, clock = np.zeros(1, np.float32), np.zeros(1, np.float32), np.zeros(3, np.int64)
@@ -239,8 +272,8 @@ def test_a_single_sample_is_shared_where_the_weight_is_large(compiled):
     plan = make_trainer([fnn.Dense(128, "relu"), fnn.Dense(64, "relu")], 784, 4, 1).plan
     shared = [(row["name"], row["shapes"][1]) for row in plan.table() if row["threads"] == 2]
     assert shared == [
-        ("dense_forward + relu_forward", (784, 128)),
-        ("dense_backward_w + sgd_update", (1, 784)),
+        ("once: dense_forward + relu_forward", (784, 128)),
+        ("dense_backward_w + sgd_update + the next dense_forward + relu_forward", (1, 784)),
     ]
     # too little to read, columns alone would be shared, one thread reads all weights
     few = make_trainer([fnn.Dense(40)], 784, 4, 1)

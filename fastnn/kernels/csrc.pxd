@@ -115,6 +115,10 @@ cdef extern from "fastnn.h" nogil:
         float *b
         float l1, l2
         cbool batchwise
+        const fnn_gather_rows_args *gather
+        const fnn_dense_forward_args *forward
+        float *parts
+        int *arrived
 
     ctypedef struct fnn_conv2d:
         int64_t n, h, w, c, oh, ow, k, kh, kw, sh, sw, top, left, dh, dw
@@ -523,6 +527,7 @@ cdef extern from "fastnn.h" nogil:
     ctypedef struct fnn_plan:
         fnn_plan_op *ops
         int n, capacity
+        int once
         double work
     ctypedef enum fnn_outcome:
         FNN_RAN

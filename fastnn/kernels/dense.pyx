@@ -121,6 +121,7 @@ def dense_backward(
     for_w.n, for_w.i, for_w.o = x.shape[0], w.shape[0], w.shape[1]
     for_w.lr, for_w.lr_len, for_w.clock, for_w.w, for_w.b = NULL, 0, NULL, NULL, NULL
     for_w.l1, for_w.l2, for_w.batchwise = 0, 0, False
+    for_w.gather, for_w.forward, for_w.parts, for_w.arrived = NULL, NULL, NULL, NULL
     submit(
         FNN_OP_dense_backward_w, &for_w, sizeof(for_w), work, (dout.base, x.base),
         (dw.base, None if db is None else db.base),

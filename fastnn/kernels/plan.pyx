@@ -354,6 +354,8 @@ cdef class Plan:
                 # up to here a step may be interrupted
                 or commits and not before and self.plan.work >= FNN_LONG_WORK
                 or judged and not item.serial
+                # here each further step begins
+                or i == self.plan.once
             )
             if i > 0:
                 if meets:
@@ -374,7 +376,7 @@ cdef class Plan:
         dense + activation, convolution + ReLU + max pooling, the gradient of a dense, convolutional
         or max pooling layer's input + that of the activation before it, and plain SGD applied by the
         product that computes a weight's gradient. Where the samples end in one loss, the ground
-        that most of them have in common is summed once.
+        that most of them have in common is summed once. Steps of one sample are joined.
         """
         self.sum_backgrounds_once()
         self.share_weights()
@@ -382,6 +384,7 @@ cdef class Plan:
         self.fuse_backward()
         self.fuse_pooling()
         self.fuse_sgd()
+        self.join_steps()
         self.place_barriers()
         return self
 
@@ -622,6 +625,54 @@ cdef class Plan:
         for i in sorted([last, *penalties], reverse=True):
             self.remove(i)
 
+    cdef join_steps(self):
+        """One pass over the first weight moves it by a sample and multiplies it with the next one."""
+        cdef fnn_gather_rows_args *gather
+        cdef fnn_dense_forward_args *forward
+        cdef fnn_dense_backward_w_args *backward
+        cdef float[::1] parts
+        cdef fnn_plan_op item
+        cdef int64_t size
+        cdef int i
+        if self.plan.n == 0 or self.plan.ops[0].op != FNN_OP_gather_rows:
+            return
+        gather = <fnn_gather_rows_args *>self.plan.ops[0].args
+        users = [i for i in range(1, self.plan.n) if any_overlap(self.ops[i].reads + self.ops[i].writes, self.ops[0].writes)]
+        if gather.n != 1 or len(users) != 2:
+            return
+        start, end = users
+        if self.plan.ops[start].op != FNN_OP_dense_forward or self.plan.ops[end].op != FNN_OP_dense_backward_w:
+            return
+        forward = <fnn_dense_forward_args *>self.plan.ops[start].args
+        backward = <fnn_dense_backward_w_args *>self.plan.ops[end].args
+        if not (
+            forward.n == 1
+            and forward.x == gather.out == backward.x
+            and backward.lr != NULL
+            and forward.w == backward.w
+            and forward.b == backward.b
+        ):
+            return
+        first, last = self.ops[start], self.ops[end]
+        for op in self.ops[1:start] + self.ops[end + 1:]: # what stands between the two then
+            if any_overlap(op.reads + op.writes, first.writes) or any_overlap(op.writes, first.reads):
+                return
+        size = fnn_blocks(forward.i) * forward.o
+        array = np.zeros(size + 1, np.float32)
+        parts = array
+        backward.gather, backward.forward = gather, forward
+        backward.parts, backward.arrived = &parts[0], <int *>&parts[size]
+        last.name += " + the next " + first.name
+        last.reads += self.ops[0].reads[-1:] + first.reads # of the data one row
+        last.writes += self.ops[0].writes + first.writes + [Operand(array)]
+        self.plan.ops[end].work += self.plan.ops[start].work
+        self.ops.insert(1, self.ops.pop(start))
+        item = self.plan.ops[start]
+        for i in range(start, 1, -1):
+            self.plan.ops[i] = self.plan.ops[i - 1]
+        self.plan.ops[1] = item
+        self.plan.once = 2
+
     # ---- running ------------------------------------------------------------------------------
 
     cdef int64_t run(self, int64_t steps, double budget, bint profile) except -1:
@@ -679,7 +730,7 @@ cdef class Plan:
         cdef int i
         return [
             {
-                "name": op.name,
+                "name": "once: " + op.name if i < self.plan.once else op.name,
                 "shapes": op.shapes,
                 "bytes": op.nbytes,
                 "flops": 0.0 if op.gathers else self.plan.ops[i].work,
@@ -696,9 +747,9 @@ cdef class Plan:
         head = f"{'op':<{width}} {'threads':>7} {'KB':>9} {'MFLOP':>9}"
         head += f" {'us':>9} {'GFLOP/s':>8}" if timed else ""
         lines = [head + "  shapes"]
-        total = {"name": f"a step of {len(rows)} ops", "shapes": [], "threads": ""}
+        total = {"name": f"a step of {len(rows) - self.plan.once} ops", "shapes": [], "threads": ""}
         for key in ("bytes", "flops", "seconds"):
-            total[key] = sum(row[key] or 0 for row in rows)
+            total[key] = sum(row[key] or 0 for row in rows[self.plan.once:])
         for row in [*rows, total]:
             line = f"{row['name']:<{width}} {row['threads']:>7} {row['bytes'] / 1e3:>9.1f} {row['flops'] / 1e6:>9.3f}"
             if timed:
@@ -709,7 +760,7 @@ cdef class Plan:
         return "\n".join(lines)
 
     def __repr__(self):
-        flops = sum(row["flops"] for row in self.table())
+        flops = sum(row["flops"] for row in self.table()[self.plan.once:])
         return f"<Plan of {len(self)} ops, {flops / 1e6:.3f} MFLOP a step>"
 
 
