@@ -183,8 +183,8 @@ INLINE vf penalized(const penalty kind, vf w, penalty_terms t) {
 
 /* The penalty's part of ADD_SCALED. */
 INLINE void add_penalty(const penalty kind, const product *p, block s) {
-    const penalty_terms terms = terms_of(p);
     if (kind == NO_PENALTY) return;
+    const penalty_terms terms = terms_of(p);
     for (int64_t m = s.m0; m < s.m1; m++) {
         float *c = p->c + m * p->n;
         int64_t n = s.n0;

@@ -1,5 +1,7 @@
 """Products and the dense layer: shape checks in front of csrc/gemm.c."""
 
+from libc.string cimport memset
+
 from fastnn.kernels.csrc cimport *
 from fastnn.kernels.plan cimport submit
 
@@ -78,13 +80,12 @@ def dense_forward(
     """out = x @ w + b, for x (N, I), w (I, O), b (O,) or None, out (N, O)."""
     cdef fnn_dense_forward_args args
     check_dense("dense_forward", x, w, b, out)
+    memset(&args, 0, sizeof(args)) # what Plan.fuse sets
     args.x = &x[0, 0]
     args.w = &w[0, 0]
     args.out = &out[0, 0]
     args.b = NULL if b is None else &b[0]
     args.n, args.i, args.o = x.shape[0], w.shape[0], w.shape[1]
-    args.activation, args.slope, args.y, args.batchwise = FNN_LINEAR, 0, NULL, False
-    args.parts, args.arrived = NULL, NULL
     submit(
         FNN_OP_dense_forward, &args, sizeof(args), 2.0 * args.n * args.i * args.o,
         (x.base, w.base, None if b is None else b.base), (out.base,),
@@ -102,6 +103,8 @@ def dense_backward(
     cdef fnn_dense_backward_x_args for_x
     cdef fnn_dense_backward_w_args for_w
     check_dense("dense_backward", x, w, db, dout)
+    memset(&for_x, 0, sizeof(for_x)) # what Plan.fuse sets
+    memset(&for_w, 0, sizeof(for_w))
     if dw.shape[0] != w.shape[0] or dw.shape[1] != w.shape[1]:
         raise ValueError(f"dense_backward: dw {tuple(dw.base.shape)} must have w's shape {tuple(w.base.shape)}")
     cdef double work = 2.0 * x.shape[0] * w.shape[0] * w.shape[1]
@@ -112,16 +115,12 @@ def dense_backward(
         for_x.w = &w[0, 0]
         for_x.dx = &dx[0, 0]
         for_x.n, for_x.i, for_x.o = x.shape[0], w.shape[0], w.shape[1]
-        for_x.activation, for_x.slope, for_x.saved = FNN_LINEAR, 0, NULL
         submit(FNN_OP_dense_backward_x, &for_x, sizeof(for_x), work, (dout.base, w.base), (dx.base,))
     for_w.dout = &dout[0, 0]
     for_w.x = &x[0, 0]
     for_w.dw = &dw[0, 0]
     for_w.db = NULL if db is None else &db[0]
     for_w.n, for_w.i, for_w.o = x.shape[0], w.shape[0], w.shape[1]
-    for_w.lr, for_w.lr_len, for_w.clock, for_w.w, for_w.b = NULL, 0, NULL, NULL, NULL
-    for_w.l1, for_w.l2, for_w.batchwise = 0, 0, False
-    for_w.gather, for_w.forward, for_w.parts, for_w.arrived = NULL, NULL, NULL, NULL
     submit(
         FNN_OP_dense_backward_w, &for_w, sizeof(for_w), work, (dout.base, x.base),
         (dw.base, None if db is None else db.base),

@@ -637,8 +637,11 @@ cdef class Plan:
         if self.plan.n == 0 or self.plan.ops[0].op != FNN_OP_gather_rows:
             return
         gather = <fnn_gather_rows_args *>self.plan.ops[0].args
-        users = [i for i in range(1, self.plan.n) if any_overlap(self.ops[i].reads + self.ops[i].writes, self.ops[0].writes)]
-        if gather.n != 1 or len(users) != 2:
+        if gather.n != 1:
+            return
+        sample = self.ops[0].writes
+        users = [i for i, op in enumerate(self.ops) if i > 0 and any_overlap(op.reads + op.writes, sample)]
+        if len(users) != 2:
             return
         start, end = users
         if self.plan.ops[start].op != FNN_OP_dense_forward or self.plan.ops[end].op != FNN_OP_dense_backward_w:
@@ -664,7 +667,7 @@ cdef class Plan:
         backward.parts, backward.arrived = &parts[0], <int *>&parts[size]
         last.name += " + the next " + first.name
         last.reads += self.ops[0].reads[-1:] + first.reads # of the data one row
-        last.writes += self.ops[0].writes + first.writes + [Operand(array)]
+        last.writes += sample + first.writes + [Operand(array)]
         self.plan.ops[end].work += self.plan.ops[start].work
         self.ops.insert(1, self.ops.pop(start))
         item = self.plan.ops[start]
