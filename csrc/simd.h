@@ -187,6 +187,10 @@ typedef uint8_t vb __attribute__((vector_size(VL)));
 
 /* the first n bytes (0 < n <= VL) from memory, as integers */
 INLINE vi vi_load_u8(const uint8_t *p, int n) {
+#ifdef AVX512
+    /* the compilers convert vectors of bytes one by one */
+    return (vi)_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8((__mmask16)((1u << n) - 1u), p));
+#else
     vb bytes = {0};
     memcpy(&bytes, p, n == VL ? sizeof bytes : (size_t)n);
 #if VL == 8
@@ -194,11 +198,14 @@ INLINE vi vi_load_u8(const uint8_t *p, int n) {
 #else
     return __builtin_convertvector(bytes, vi);
 #endif
+#endif
 }
 
 /* the low byte of the first n integers */
 INLINE void vi_store_u8(uint8_t *p, vi x, int n) {
-#if VL == 8
+#ifdef AVX512
+    _mm512_mask_cvtepi32_storeu_epi8(p, (__mmask16)((1u << n) - 1u), (__m512i)x);
+#elif VL == 8
     __m128i low = _mm_packus_epi32(_mm256_castsi256_si128((__m256i)x), _mm256_extracti128_si256((__m256i)x, 1));
     low = _mm_packus_epi16(low, low);
     memcpy(p, &low, n == VL ? VL : (size_t)n);
@@ -212,9 +219,15 @@ INLINE void vi_store_u8(uint8_t *p, vi x, int n) {
 INLINE vf v_load_u8(const uint8_t *p) { return v_from_int(vi_load_u8(p, VL)); }
 
 /* horizontal reductions: halves folded, the same order on every call */
+#ifdef AVX512
+#define HALF_OF(x, fold) fold(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1))
+#else
+#define HALF_OF(x, fold) (x)
+#endif
 INLINE float v_hsum(vf x) {
-#if VL == 8
-    __m128 t = _mm256_castps256_ps128(x) + _mm256_extractf128_ps(x, 1);
+#if defined(AVX512) || VL == 8
+    const __m256 half = HALF_OF(x, _mm256_add_ps);
+    __m128 t = _mm256_castps256_ps128(half) + _mm256_extractf128_ps(half, 1);
     t = t + _mm_movehl_ps(t, t);
     return t[0] + t[1];
 #else
@@ -227,8 +240,9 @@ INLINE float v_hsum(vf x) {
 }
 
 INLINE float v_hmax(vf x) {
-#if VL == 8
-    __m128 t = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+#if defined(AVX512) || VL == 8
+    const __m256 half = HALF_OF(x, _mm256_max_ps);
+    __m128 t = _mm_max_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
     t = _mm_max_ps(t, _mm_movehl_ps(t, t));
     return t[0] > t[1] ? t[0] : t[1];
 #else
