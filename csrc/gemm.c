@@ -14,7 +14,8 @@ enum {
     A_STRIDE = KC + 16,                         /* of a copied row: rows must not share cache sets */
     A_SPACE = MC * A_STRIDE,                    /* floats for a copied block of a */
     NC = (FNN_WORKSPACE / 4 - A_SPACE) / (KC + 1) / (2 * PANEL) * (2 * PANEL), /* columns of b that fit beside it */
-    WORTH_PACKING = 8192,                       /* rows of a times columns of b; with fewer b is read where it lies */
+    PACKED_ROWS = VL == 16 ? 2 * MC : 3 * MR,   /* of a: with fewer b is read where it lies; the wider the tile, the better it fares */
+    WORTH_PACKING = 8192,                       /* rows of a times columns of b; with fewer, too */
     ROW_TERMS = 4,                              /* rows of b that a single row of a meets at a time */
     ROW_COLUMNS = 2048,                         /* sums of a single row that stay in L1 */
     SAMPLE = 8,                                 /* rows that tell what the others are like */
@@ -301,7 +302,7 @@ static void run_block(const product *p, block s, fnn_part part) {
     /* of all rows, not only this thread's: the bits must not depend on the threads */
     const omission omitted = omission_of(p);
     const bool subtract = omitted == BACKGROUNDS;
-    const bool packed = p->bt || large || subtract || (height >= 3 * MR && height * p->n >= WORTH_PACKING);
+    const bool packed = p->bt || subtract || (height >= PACKED_ROWS && height * p->n >= WORTH_PACKING);
     const int64_t kb = fnn_block_terms(p->k);
     listing space_for_list;
     const listing *const listed = omitted ? &space_for_list : NULL;
