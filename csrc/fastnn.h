@@ -468,26 +468,26 @@ void fnn_set_threads(int n);
  * none is in it any more.  Where the pool serves somebody else, the caller is alone. */
 void fnn_parallel(fnn_job job, void *context, int n, fnn_team *team);
 
-/* The threads inside one fnn_parallel, and how far they are. */
+/* The threads inside one fnn_parallel, and how far they are.  What one writes in every phase and the others
+ * wait for has a cache line of its own, and so has what only its writer needs. */
 struct fnn_team {
-    int n;               /* threads, if all come */
-    int halt;            /* atomic; nobody goes on after this phase */
-    int interrupted;     /* atomic; the user wants to stop: what is being computed may be dropped */
-    int (*poll)(void);   /* asks whether the user wants to stop; NULL: cannot */
-    int64_t next_poll;   /* ns */
-    int done;            /* atomic; shares of this phase */
-    uint32_t generation; /* futex: the last phase that is over, times two; bit 0: and nobody goes on */
-    int sleepers;        /* atomic */
+    int n;             /* threads, if all come */
+    int halt;          /* atomic; nobody goes on after this phase */
+    int interrupted;   /* atomic; the user wants to stop: what is being computed may be dropped */
+    int sleepers;      /* atomic */
+    int (*poll)(void); /* asks whether the user wants to stop; NULL: cannot */
+    int64_t next_poll; /* ns */
     struct {
         _Alignas(64) uint32_t phase; /* atomic; the last one in which this share was taken */
     } taken[FNN_MAX_THREADS];
+    struct {
+        _Alignas(64) uint32_t phase; /* futex: the last one in which this share was done, times two; bit 0: and halt was set */
+    } done[FNN_MAX_THREADS];
 };
 void fnn_team_init(fnn_team *team, int (*poll)(void));
 /* One phase of a job, 1, 2, ..., cut in shares: runs those that nobody has taken yet, this thread's own
- * first, and waits for the rest.  Who completes the last one calls end, if given, before anybody goes
- * on.  True when nobody does: somebody set halt. */
-bool fnn_phase(fnn_team *team, int thread, uint32_t phase, int shares, void (*run)(void *context, fnn_part part),
-               void (*end)(void *context), void *context);
+ * first, and waits for the rest.  True when nobody goes on: somebody set halt. */
+bool fnn_phase(fnn_team *team, int thread, uint32_t phase, int shares, void (*run)(void *context, fnn_part part), void *context);
 /* For long loops, between blocks: true when the work may be dropped.  Thread 0 asks poll, at most
  * every 20 ms. */
 bool fnn_interrupted(fnn_part part);

@@ -50,10 +50,12 @@ typedef struct {
     int status; /* of the op that stopped the step */
 } run_state;
 
-/* What the threads do between two meetings: ops [first, last). */
+/* What the threads do between two meetings: ops [first, last) of a step, 1, 2, ..., which they may end. */
 typedef struct {
     run_state *run;
     int first, last;
+    bool ends;
+    int64_t step;
 } phase;
 
 static void run_ops(void *context, fnn_part part) {
@@ -74,21 +76,15 @@ static void run_ops(void *context, fnn_part part) {
         }
         if (may_stop && op->work > 1e7) fnn_interrupted(share);
     }
-}
-
-/* Of a step: whoever completes it decides for all whether there is a next one. */
-static void end_step(void *context) {
-    run_state *run = ((const phase *)context)->run;
-    if (__atomic_load_n(&run->team->halt, __ATOMIC_ACQUIRE)) return;
-    run->done++;
-    if (run->done == run->steps || fnn_now() >= run->deadline) halt(run->team);
+    /* one decides for all whether there is a next step */
+    if (ops->ends && part.share == 0 && (ops->step == run->steps || fnn_now() >= run->deadline)) halt(part.team);
 }
 
 static void run_steps(void *context, fnn_team *team, int thread) {
     run_state *run = context;
     fnn_plan_op *ops = run->plan->ops;
     uint32_t number = 0;
-    phase now = {.run = run};
+    phase now = {.run = run, .step = 1};
     for (bool over = false; !over;) {
         const int64_t start = run->profile && thread == 0 ? fnn_now() : 0;
         bool serial = true;
@@ -97,10 +93,12 @@ static void run_steps(void *context, fnn_team *team, int thread) {
             serial &= op->serial;
             if (op->barrier || run->profile) break;
         }
-        const bool end = now.last == run->plan->n;
-        over = fnn_phase(team, thread, ++number, serial ? 1 : team->n, run_ops, end ? end_step : NULL, &now);
+        now.ends = now.last == run->plan->n;
+        over = fnn_phase(team, thread, ++number, serial ? 1 : team->n, run_ops, &now);
         if (run->profile && thread == 0) ops[now.first].seconds += 1e-9 * (double)(fnn_now() - start);
-        now.first = end ? run->plan->once : now.last;
+        now.first = now.ends ? run->plan->once : now.last;
+        now.step += now.ends;
+        if (thread == 0 && now.ends && run->status == FNN_OK && !__atomic_load_n(&team->interrupted, __ATOMIC_ACQUIRE)) run->done++;
     }
 }
 
@@ -129,7 +127,7 @@ static void run_share(void *context, fnn_part part) {
 }
 
 static void run_single(void *context, fnn_team *team, int thread) {
-    fnn_phase(team, thread, 1, team->n, run_share, NULL, context);
+    fnn_phase(team, thread, 1, team->n, run_share, context);
 }
 
 fnn_outcome fnn_run_op(fnn_op op, const void *args, double work, int (*poll)(void)) {

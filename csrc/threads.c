@@ -23,7 +23,7 @@
 #define ADD(x, v) __atomic_add_fetch(&(x), v, __ATOMIC_SEQ_CST)
 
 /* Waiting: pauses (some us), then giving way to whoever wants this processor, then sleep. */
-enum { PAUSES = 400, YIELDS = 200, PATIENCE = 40 };
+enum { PAUSES = 400, YIELDS = 200, PATIENCE = 40, NAP = 1000000 /* ns */ };
 
 static struct {
     int busy;    /* somebody's job is running; who sets it owns what follows */
@@ -56,11 +56,13 @@ static inline void relax(void) {
 #endif
 }
 
-static void sleep_while(uint32_t *word, uint32_t value) {
+/* At most for so long; 0: for ever. */
+static void sleep_while(uint32_t *word, uint32_t value, long ns) {
 #ifdef __linux__
-    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);
+    const struct timespec limit = {0, ns};
+    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, ns ? &limit : NULL, NULL, 0);
 #else
-    (void)word, (void)value;
+    (void)word, (void)value, (void)ns;
     sched_yield();
 #endif
 }
@@ -73,8 +75,8 @@ static void wake_all(uint32_t *word) {
 #endif
 }
 
-/* Waits until *word differs from value; returns what it then holds. */
-static uint32_t wait_change(uint32_t *word, uint32_t value, int *sleepers) {
+/* Waits until *word differs from value; returns what it then holds.  Sleeps for so long at a time. */
+static uint32_t wait_change(uint32_t *word, uint32_t value, int *sleepers, long ns) {
     uint32_t now;
     for (int i = 0; i < PAUSES; i++) {
         if ((now = LOAD(*word)) != value) return now;
@@ -85,7 +87,7 @@ static uint32_t wait_change(uint32_t *word, uint32_t value, int *sleepers) {
         sched_yield();
     }
     ADD(*sleepers, 1);
-    while ((now = __atomic_load_n(word, __ATOMIC_SEQ_CST)) == value) sleep_while(word, value);
+    while ((now = __atomic_load_n(word, __ATOMIC_SEQ_CST)) == value) sleep_while(word, value, ns);
     ADD(*sleepers, -1);
     return now;
 }
@@ -95,7 +97,7 @@ static uint32_t wait_change(uint32_t *word, uint32_t value, int *sleepers) {
 static void take_place(int thread, int n) {
 #ifdef __linux__
     const int here = sched_getcpu();
-    STORE(pool.places[thread], here);
+    if (LOAD(pool.places[thread]) != here) STORE(pool.places[thread], here);
     bool shared = false;
     for (int i = 0; i < thread; i++) shared |= LOAD(pool.places[i]) == here;
     if (!shared) return;
@@ -125,9 +127,8 @@ void fnn_team_init(fnn_team *team, int (*poll)(void)) {
 
 static void seat(fnn_team *team, int n) {
     team->n = n;
-    team->done = team->sleepers = 0;
-    team->generation = 0;
-    for (int i = 0; i < n; i++) team->taken[i].phase = 0;
+    team->sleepers = 0;
+    for (int i = 0; i < n; i++) team->taken[i].phase = team->done[i].phase = 0;
 }
 
 static bool take(fnn_team *team, int share, uint32_t phase) {
@@ -136,37 +137,37 @@ static bool take(fnn_team *team, int share, uint32_t phase) {
            __atomic_compare_exchange_n(&team->taken[share].phase, &before, phase, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
 }
 
-static bool is_over(fnn_team *team, uint32_t phase) { return LOAD(team->generation) >> 1 >= phase; }
+static bool is_done(const fnn_team *team, int share, uint32_t phase) { return LOAD(team->done[share].phase) >> 1 >= phase; }
 
-bool fnn_phase(fnn_team *team, int thread, uint32_t phase, int shares, void (*run)(void *context, fnn_part part),
-               void (*end)(void *context), void *context) {
+bool fnn_phase(fnn_team *team, int thread, uint32_t phase, int shares, void (*run)(void *context, fnn_part part), void *context) {
     fnn_part part = {thread, shares, thread, team};
     if (team->n == 1) {
         for (part.share = 0; part.share < shares; part.share++) run(context, part);
-        if (end) end(context);
         return LOAD(team->halt);
     }
     take_place(thread, team->n);
-    for (int turn = thread < shares ? 0 : 1; turn <= shares && !is_over(team, phase); turn++) {
-        part.share = turn == 0 ? thread : turn - 1;
-        if (turn > 0 && LOAD(team->taken[part.share].phase) < phase) {
+    for (int turn = 0; turn < shares; turn++) {
+        part.share = (thread + turn) % shares;
+        if (part.share != thread) {
             /* its thread has it in its caches: it may be only a little late, or waiting for this processor */
-            for (int i = 0; i < PATIENCE && LOAD(team->taken[part.share].phase) < phase; i++) relax();
+            for (int i = 0; i < PATIENCE && !is_done(team, part.share, phase); i++) relax();
+            if (is_done(team, part.share, phase)) continue;
             if (LOAD(team->taken[part.share].phase) < phase) sched_yield();
         }
         if (!take(team, part.share, phase)) continue;
         run(context, part);
-        if (ADD(team->done, 1) == shares) {
-            if (end) end(context);
-            STORE(team->done, 0);
-            /* the verdict is part of the word that everybody waits for, so all read the same one */
-            __atomic_store_n(&team->generation, phase << 1 | (LOAD(team->halt) ? 1 : 0), __ATOMIC_SEQ_CST);
-            if (__atomic_load_n(&team->sleepers, __ATOMIC_SEQ_CST)) wake_all(&team->generation);
-        }
+        STORE(team->done[part.share].phase, phase << 1 | (LOAD(team->halt) ? 1 : 0));
+        if (LOAD(team->sleepers)) wake_all(&team->done[part.share].phase);
     }
-    uint32_t generation;
-    while ((generation = LOAD(team->generation)) >> 1 < phase) wait_change(&team->generation, generation, &team->sleepers);
-    return generation & 1; /* if a later phase's, then this thread has missed all that were between */
+    bool over = false;
+    for (int share = 0; share < shares; share++) {
+        uint32_t *word = &team->done[share].phase, done;
+        /* a thread that falls asleep just now may be overlooked above, so it does not sleep for long */
+        while ((done = LOAD(*word)) >> 1 < phase) wait_change(word, done, &team->sleepers, NAP);
+        if (done >> 1 > phase) return false; /* somebody has gone on */
+        over |= done & 1;
+    }
+    return over;
 }
 
 bool fnn_interrupted(fnn_part part) {
@@ -205,7 +206,7 @@ int fnn_cpu_count(void) {
 static void *worker(void *thread) {
     uint32_t seen = 0; /* workers start before the first job, with pool.jobs == 0 */
     for (;;) {
-        seen = wait_change(&pool.jobs, seen, &pool.sleepers);
+        seen = wait_change(&pool.jobs, seen, &pool.sleepers, 0);
         if (LOAD(pool.quit)) return NULL;
         ADD(pool.inside, 1);
         if (__atomic_load_n(&pool.open, __ATOMIC_SEQ_CST)) pool.job(pool.context, pool.team, (int)(intptr_t)thread);
@@ -273,7 +274,7 @@ void fnn_parallel(fnn_job job, void *context, int n, fnn_team *team) {
         job(context, team, 0);
         __atomic_store_n(&pool.open, 0, __ATOMIC_SEQ_CST);
         for (int i = 0; i < PAUSES && LOAD(pool.inside); i++) relax();
-        for (uint32_t inside; (inside = LOAD(pool.inside)) != 0;) sleep_while(&pool.inside, inside);
+        for (uint32_t inside; (inside = LOAD(pool.inside)) != 0;) sleep_while(&pool.inside, inside, 0);
         __atomic_clear(&pool.busy, __ATOMIC_RELEASE);
     } else {
         seat(team, 1);

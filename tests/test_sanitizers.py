@@ -19,6 +19,7 @@ pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs a C compiler")
 
 
 X86 = platform.machine() == "x86_64"
+WIDE = "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma"
 
 
 def has(flag: str) -> bool:
@@ -29,14 +30,15 @@ def has(flag: str) -> bool:
 @pytest.mark.parametrize(
     ("sanitizer", "isa", "flags"),
     [
+        ("address,undefined", "avx512", WIDE.split()),
         ("address,undefined", "avx2", ["-mavx2", "-mfma"]),
         ("address,undefined", "scalar", []),
         ("thread", "scalar", []),
     ],
 )
 def test_no_reports(sanitizer, isa, flags, tmp_path):
-    if isa == "avx2" and not has("avx2"):
-        pytest.skip("this CPU has no AVX2")
+    if isa != "scalar" and not (has("avx2") and (isa == "avx2" or has("avx512bw"))):
+        pytest.skip(f"this CPU has no {isa}")
     flags = [*flags, f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all"]
     build_and_run(isa, flags, tmp_path / "harness", [])
 
@@ -50,8 +52,7 @@ def test_valgrind(tmp_path):
 def test_no_warnings(compiler):
     if shutil.which(compiler) is None:
         pytest.skip(f"{compiler} is not installed")
-    wide = "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma"
-    for isa, flags in [("scalar", ""), *([("avx512", wide)] if X86 else [])]:
+    for isa, flags in [("scalar", ""), *([("avx512", WIDE)] if X86 else [])]:
         options = f"-std=gnu11 -Wall -Wextra -fsyntax-only -DFNN_ISA={isa} {flags}"
         command = [compiler, *options.split(), *map(str, SOURCES)]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
