@@ -239,9 +239,11 @@ typedef struct {
     float *dz, *dzh, *dh, *dc, *dx;
 } fnn_recurrent_backward_args;
 typedef struct {
-    int64_t rows, i, h, width, apart; /* rows: T * N; apart: the column from which on dzh is not dz */
+    int64_t t, n, i, h, width, apart; /* apart: the column from which on dzh is not dz */
     const float *xs, *hs, *dz, *dzh;
     float *dwx, *dwh, *db, *dbh;
+    float *parts; /* scratch as large as dwx, dwh, db and dbh of as many columns, and a counter that is 0; or NULL */
+    int *arrived;
 } fnn_recurrent_backward_w_args;
 
 /* out (N, OH, OW, C) = max of each window of x; index: its place r*KW + q, the first of equals, uint8

@@ -256,22 +256,23 @@ static grouped group(const float *a, ptrdiff_t stride, int64_t first, int64_t en
     return (grouped){a + first, stride, columns, groups, groups ? columns / groups : 0, groups ? columns % groups : 0};
 }
 
-static void pack_groups(const grouped *a, int64_t k0, int64_t k, float *to) {
-    for (int64_t r = k0; r < k0 + k; r++, to += MR) {
-        const float *from = a->a + r * a->stride;
-        for (int64_t g = 0; g < a->groups - 1; g++) {
-            memcpy(to + g * MR * k, from, MR * sizeof(float)); /* the next group's, too */
-            from += a->width + (g < a->wider);
+static void pack_groups(const grouped *a, const run *runs, int64_t n_runs, int64_t k, float *to) {
+    for (const run *const end = runs + n_runs; runs < end; runs++)
+        for (int64_t r = 0; r < runs->k; r++, to += MR) {
+            const float *from = a->a + runs->a + r * a->stride;
+            for (int64_t g = 0; g < a->groups - 1; g++) {
+                memcpy(to + g * MR * k, from, MR * sizeof(float)); /* the next group's, too */
+                from += a->width + (g < a->wider);
+            }
+            if (a->groups) memcpy(to + (a->groups - 1) * MR * k, from, (size_t)a->width * sizeof(float));
         }
-        if (a->groups) memcpy(to + (a->groups - 1) * MR * k, from, (size_t)a->width * sizeof(float));
-    }
 }
 
-/* t.c = a.T @ t.b, of rows [k0, k0 + k), packed or where they lie */
-static void multiply_transposed(tile t, const grouped *a, const float *packed, int64_t k0, int64_t k, int nv) {
+/* t.c = a.T @ t.b, of some runs of rows, packed or where they lie */
+static void multiply_transposed(tile t, const grouped *a, const float *packed, const run *runs, int64_t n_runs, int64_t k, int nv) {
     const run all = {0, 0, k};
-    t.runs = &all, t.n_runs = 1;
     if (packed) {
+        t.runs = &all, t.n_runs = 1;
         t.a = packed, t.as = MR, t.count = 1;
         for (int64_t g = 0; g < a->groups; g++, t.a += MR * k) {
             const int64_t height = a->width + (g < a->wider);
@@ -279,46 +280,111 @@ static void multiply_transposed(tile t, const grouped *a, const float *packed, i
             t.c += height * t.cs;
         }
     } else if (a->groups) {
-        t.a = a->a + k0 * a->stride, t.as = a->stride;
+        t.runs = runs, t.n_runs = n_runs;
+        t.a = a->a, t.as = a->stride;
         FN(run_tiles)(&t, a->columns, 1, nv, TRANSPOSED);
     }
 }
 
-/* forward: z[s] = xs[s] @ wx + b and hs[s] @ wh (+ bh);  dwx = xs.T @ dz, dwh = hs.T @ dzh, db and dbh the sums of
- * dz and dzh, over all steps at once */
-KERNEL(recurrent_backward_w) {
-    const block s = FN(product_share)(a->i + a->h, a->width, a->rows, part);
+/* As many rows of xs, hs and dz as a panel takes: n runs, k rows in all. */
+typedef struct {
+    run xs[KC], hs[KC], dz[KC];
+    int64_t n, k;
+} stretch;
+
+/* Of sequences [n0, n1), step by step, the rows from the pos-th on. */
+static void find_stretch(const fnn_recurrent_backward_w_args *a, int64_t n0, int64_t n1, int64_t pos, stretch *to) {
+    const int64_t sequences = n1 - n0, all = sequences * a->t;
+    const int64_t step = sequences == a->n ? all : sequences; /* rows that lie together */
+    to->n = to->k = 0;
+    for (int64_t k; to->k < KC && pos < all; pos += k, to->k += k, to->n++) {
+        k = min64(min64(step - pos % step, KC - to->k), all - pos);
+        const int64_t row = step == all ? pos : pos / sequences * a->n + n0 + pos % sequences;
+        const int64_t b = to->k * PANEL;
+        to->xs[to->n] = (run){row * a->i, b, k}, to->hs[to->n] = (run){row * a->h, b, k}, to->dz[to->n] = (run){row * a->width, b, k};
+    }
+}
+
+/* Columns of dz or dzh in a panel. */
+static void pack_stretch(const stretch *rows, const float *dz, int64_t width, int columns, float *to) {
+    for (const run *r = rows->dz; r < rows->dz + rows->n; r++) {
+        FN(pack)(dz + r->a, width, r->k, columns, to + r->b);
+        /* the next panel meanwhile: no two rows of one are close enough for the CPU to guess it */
+        for (int64_t k = 0; k < r->k; k++) __builtin_prefetch(dz + r->a + k * width + PANEL, 0, 2);
+    }
+}
+
+/* What is summed for the weights: dwx (I, G*H), dwh (H, G*H), db and dbh (G*H) or NULL. */
+typedef struct { float *dwx, *dwh, *db, *dbh; } sums;
+
+/* dwx = xs.T @ dz, dwh = hs.T @ dzh, db and dbh the sums of dz and dzh, over all steps of sequences [n0, n1) at once;
+ * of a block of dwx and below it dwh */
+static void sum_sequences(const fnn_recurrent_backward_w_args *a, int64_t n0, int64_t n1, block s, sums to, fnn_part part) {
     const bool pack = s.n1 - s.n0 >= 24 * PANEL; /* else the tiles read it too few times */
     float *const b = fnn_workspace(), *const space = b + KC * PANEL;
+    stretch now;
     for (int64_t m = s.m0; m < s.m1 && s.n0 < s.n1; m += MC) {
         /* so many rows of dwx, then of dwh */
         const int64_t end = min64(m + MC, s.m1), x0 = min64(m, a->i), x1 = min64(end, a->i);
         const grouped xs = group(a->xs, a->i, x0, x1), hs = group(a->hs, a->h, m - x0, end - x1);
         float *const xs_packed = pack ? space : NULL, *const hs_packed = pack ? space + xs.groups * MR * KC : NULL;
-        for (int64_t k0 = 0; k0 < a->rows; k0 += KC) {
-            if (fnn_interrupted(part)) return FNN_OK;
-            const int64_t k = min64(KC, a->rows - k0);
-            const finish finish = k0 ? ADD : STORE;
-            if (pack) pack_groups(&xs, k0, k, xs_packed), pack_groups(&hs, k0, k, hs_packed);
+        for (int64_t pos = 0; pos < (n1 - n0) * a->t; pos += now.k) {
+            if (fnn_interrupted(part)) return;
+            find_stretch(a, n0, n1, pos, &now);
+            const finish finish = pos ? ADD : STORE;
+            if (pack) pack_groups(&xs, now.xs, now.n, now.k, xs_packed), pack_groups(&hs, now.hs, now.n, now.k, hs_packed);
             for (int64_t n = s.n0; n < s.n1; n += PANEL) {
                 const int columns = (int)min64(PANEL, s.n1 - n), nv = (columns + VL - 1) / VL;
                 tile t = {.b = b, .bs = PANEL, .cs = a->width, .last = columns - (nv - 1) * VL, .finish = finish};
-                const float *dz = a->dz + k0 * a->width + n;
-                FN(pack)(dz, a->width, k, columns, b);
-                /* the next panel meanwhile: no two rows of one are close enough for the CPU to guess it */
-                for (int64_t r = 0; r < k; r++) __builtin_prefetch(dz + r * a->width + PANEL, 0, 2);
-                if (a->db && m == 0) FN(column_sums)(b, k, PANEL, 0, columns, finish, 0, a->db + n);
-                t.c = a->dwx + x0 * a->width + n;
-                multiply_transposed(t, &xs, xs_packed, k0, k, nv);
+                pack_stretch(&now, a->dz + n, a->width, columns, b);
+                if (to.db && m == 0) FN(column_sums)(b, now.k, PANEL, 0, columns, finish, 0, to.db + n);
+                t.c = to.dwx + x0 * a->width + n;
+                multiply_transposed(t, &xs, xs_packed, now.xs, now.n, now.k, nv);
                 if (n + columns > a->apart) {
-                    FN(pack)(a->dzh + k0 * a->width + n, a->width, k, columns, b);
-                    if (a->dbh && m == 0)
-                        FN(column_sums)(b, k, PANEL, n < a->apart ? a->apart - n : 0, columns, finish, 0, a->dbh + (n - a->apart));
+                    pack_stretch(&now, a->dzh + n, a->width, columns, b);
+                    if (to.dbh && m == 0)
+                        FN(column_sums)(b, now.k, PANEL, n < a->apart ? a->apart - n : 0, columns, finish, 0, to.dbh + (n - a->apart));
                 }
-                t.c = a->dwh + (m - x0) * a->width + n;
-                multiply_transposed(t, &hs, hs_packed, k0, k, nv);
+                t.c = to.dwh + (m - x0) * a->width + n;
+                multiply_transposed(t, &hs, hs_packed, now.hs, now.n, now.k, nv);
             }
         }
     }
+}
+
+static void add_row(float *to, const float *from, int64_t n0, int64_t n1) {
+    for (int64_t j = n0; j < n1; j += VL) {
+        const int lanes = (int)min64(VL, n1 - j);
+        store_part(to + j, load_part(to + j, lanes) + load_part(from + j, lanes), lanes);
+    }
+}
+
+/* to += more, in a block as above */
+static void add_sums(const fnn_recurrent_backward_w_args *a, block s, sums to, sums more) {
+    for (int64_t m = s.m0; m < s.m1; m++) {
+        if (m < a->i) add_row(to.dwx + m * a->width, more.dwx + m * a->width, s.n0, s.n1);
+        else add_row(to.dwh + (m - a->i) * a->width, more.dwh + (m - a->i) * a->width, s.n0, s.n1);
+    }
+    if (to.db && s.m0 == 0) add_row(to.db, more.db, s.n0, s.n1);
+    if (to.dbh && s.m0 == 0) add_row(to.dbh, more.dbh, max64(s.n0 - a->apart, 0), s.n1 - a->apart);
+}
+
+/* forward: z[s] = xs[s] @ wx + b and hs[s] @ wh (+ bh);  their gradients.  With parts half of the shares sum the
+ * first half of the sequences, which they have swept, the others the rest; whoever comes last adds the two. */
+KERNEL(recurrent_backward_w) {
+    const int64_t height = a->i + a->h, size = height * a->width, half = a->parts ? a->n / 2 : a->n;
+    const sums whole = {a->dwx, a->dwh, a->db, a->dbh};
+    const sums more = {a->parts, a->parts + a->i * a->width, a->parts + size, a->parts + size + a->width};
+    const bool halves = a->parts && part.n % 2 == 0;
+    const int shares = halves ? part.n / 2 : part.n;
+    block s = FN(product_share)(height, a->width, a->t * a->n, (fnn_part){.share = part.share % shares, .n = shares});
+    if (!halves || part.share < shares) sum_sequences(a, 0, half, s, whole, part);
+    if (a->parts && (!halves || part.share >= shares)) sum_sequences(a, half, a->n, s, more, part);
+    if (halves) {
+        if (__atomic_add_fetch(a->arrived, 1, __ATOMIC_ACQ_REL) < part.n) return FNN_OK;
+        *a->arrived = 0;
+        s = (block){0, height, 0, a->width, 0, 0};
+    }
+    if (a->parts) add_sums(a, s, whole, more);
     return FNN_OK;
 }

@@ -253,6 +253,61 @@ static void check_joined(int64_t i, int64_t o, int threads) {
     free(data), free(w), free(b), free(first);
 }
 
+static bool differ(const float *a, const float *b, int64_t n) { return memcmp(a, b, sizeof(float) * (size_t)n) != 0; }
+
+/* A sweep forward and back, then the weights' gradients against plain sums over the steps; with parts to the same bits
+ * for any number of threads. */
+static void check_recurrence(fnn_cell cell, int64_t n, int64_t t, int64_t i, int64_t h, int threads) {
+    const int64_t width = (cell == FNN_LSTM ? 4 : cell == FNN_GRU ? 3 : 1) * h, size = (i + h + 2) * width;
+    const bool gates = width > h, lstm = cell == FNN_LSTM, gru = cell == FNN_GRU;
+    const int64_t apart = gru ? 2 * h : width;
+    float *x = numbers(n * t * i), *wx = numbers(i * width), *wh = numbers(h * width), *b = numbers(width), *bh = numbers(h);
+    float *xs = numbers(t * n * i), *z = gates ? numbers(t * n * width) : NULL, *hs = numbers((t + 1) * n * h);
+    float *cs = lstm ? numbers((t + 1) * n * h) : NULL, *extra = gates ? numbers(t * n * h) : NULL;
+    float *out = numbers(n * t * h), *dout = numbers(n * t * h), *dx = numbers(n * t * i), *dh = numbers(n * h);
+    float *dc = lstm ? numbers(n * h) : NULL, *dz = numbers(t * n * width), *dzh = gru ? numbers(t * n * width) : NULL;
+    const fnn_recurrent_forward_args forward = {cell, false, true, n, t, i, h, h, 0, NULL, x, NULL, NULL, wx, wh, b, gru ? bh : NULL,
+                                                xs, z, hs, cs, extra, out};
+    const fnn_recurrent_backward_args backward = {cell, false, true, n, t, i, h, h, 0, 0, NULL, dout, wx, wh, z, hs, cs, extra,
+                                                  dz, dzh, dh, dc, dx};
+    fnn_set_threads(threads);
+    fnn_run_op(FNN_OP_recurrent_forward, &forward, 1e9, NULL);
+    fnn_run_op(FNN_OP_recurrent_backward, &backward, 1e9, NULL);
+    float *first = NULL;
+    for (int round = 0; round < 5; round++) {
+        float *dwx = numbers(i * width), *dwh = numbers(h * width), *db = numbers(width), *dbh = gru ? numbers(h) : NULL;
+        float *parts = round ? calloc((size_t)size + 1, sizeof(float)) : NULL;
+        const fnn_recurrent_backward_w_args sums = {t, n, i, h, width, apart, xs, hs, dz, gru ? dzh : dz, dwx, dwh, db, dbh,
+                                                    parts, (int *)(parts ? parts + size : NULL)};
+        fnn_set_threads(round < 2 ? threads : round - 1);
+        fnn_run_op(FNN_OP_recurrent_backward_w, &sums, 1e9, NULL);
+        for (int64_t m = 0; m < i + h; m++)
+            for (int64_t j = 0; j < width; j++) {
+                double sum = 0;
+                for (int64_t r = 0; r < t * n; r++)
+                    sum += m < i ? (double)xs[r * i + m] * (double)dz[r * width + j]
+                                 : (double)hs[r * h + m - i] * (double)(gru ? dzh : dz)[r * width + j];
+                expect(m < i ? (double)dwx[m * width + j] : (double)dwh[(m - i) * width + j], sum);
+            }
+        for (int64_t j = 0; j < width; j++) {
+            double sum = 0, apart_sum = 0;
+            for (int64_t r = 0; r < t * n; r++) sum += (double)dz[r * width + j], apart_sum += gru ? (double)dzh[r * width + j] : 0;
+            expect((double)db[j], sum);
+            if (gru && j >= apart) expect((double)dbh[j - apart], apart_sum);
+        }
+        if (round == 1) {
+            first = malloc(sizeof(float) * (size_t)size);
+            memcpy(first, dwx, sizeof(float) * (size_t)(i * width));
+            memcpy(first + i * width, dwh, sizeof(float) * (size_t)(h * width));
+        } else if (round > 1 && (differ(first, dwx, i * width) || differ(first + i * width, dwh, h * width))) {
+            failures++;
+        }
+        free(dwx), free(dwh), free(db), free(dbh), free(parts);
+    }
+    free(x), free(wx), free(wh), free(b), free(bh), free(xs), free(z), free(hs), free(cs), free(extra), free(out), free(dout);
+    free(dx), free(dh), free(dc), free(dz), free(dzh), free(first);
+}
+
 int main(void) {
     static const int64_t sizes[] = {1, 2, 5, 7, 8, 9, 13, 16, 17, 31, 33, 75};
     enum { SIZES = sizeof sizes / sizeof *sizes };
@@ -302,6 +357,12 @@ int main(void) {
         check_joined(33, 9, threads);
         check_joined(300, 71, threads);
         check_joined(1700, 13, 3 * threads);
+    }
+    for (fnn_cell cell = FNN_RNN_TANH; cell <= FNN_GRU; cell++) {
+        check_recurrence(cell, 5, 3, 7, 9, 2); /* n, t, i, h */
+        check_recurrence(cell, 3, 11, 1, 33, 3);
+        check_recurrence(cell, 40, 9, 28, 31, 4);
+        check_recurrence(cell, 600, 2, 5, 17, 1);
     }
     printf("%d failures\n", failures);
     return failures != 0;

@@ -189,6 +189,21 @@ def test_a_plan_gives_the_bits_of_eager_steps_for_any_threads(cell, compiled):
 
 
 @every_cell
+def test_threads_that_share_a_plan_give_the_same_bits(cell, compiled):
+    """Its ops are large enough; a thread sums the weights' gradients over its own sequences."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((65, 9, 28), np.float32), rng.integers(0, 3, 65)
+    results = []
+    for threads in (1, 2, 3, 4, 17):
+        fnn.set_num_threads(threads)
+        model = fnn.Sequential([CELLS[cell](40), fnn.Dense(3)], (9, 28), seed=0)
+        model.fit(x, y, optimizer="adam", batch_size=65, epochs=3, verbose=0)
+        results.append(model.theta)
+    for theta in results[1:]:
+        np.testing.assert_array_equal(theta, results[0])
+
+
+@every_cell
 def test_a_prediction_does_not_depend_on_its_batch(cell, compiled):
     model, x = net(cell, bidirectional=True), sequences()[0]
     whole = model.predict(x)

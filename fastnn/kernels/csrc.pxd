@@ -210,7 +210,7 @@ cdef extern from "fastnn.h" nogil:
         float *dc
         float *dx
     ctypedef struct fnn_recurrent_backward_w_args:
-        int64_t rows, i, h, width, apart
+        int64_t t, n, i, h, width, apart
         const float *xs
         const float *hs
         const float *dz
@@ -219,6 +219,8 @@ cdef extern from "fastnn.h" nogil:
         float *dwh
         float *db
         float *dbh
+        float *parts
+        int *arrived
 
     ctypedef struct fnn_embedding_forward_args:
         const int32_t *x

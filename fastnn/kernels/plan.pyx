@@ -145,6 +145,14 @@ cdef set UPDATES = {
 }
 
 
+cdef object make_parts(int64_t size, float **parts, int **arrived):
+    """Scratch for the sums of the threads that do not come last, and a counter of those that came, in a line apart."""
+    array = np.zeros(size + 2 * PADDING, np.float32)
+    cdef float[::1] view = array
+    parts[0], arrived[0] = &view[0], <int *>&view[size + PADDING]
+    return array
+
+
 cdef set WEIGHT_GRADIENTS = {FNN_OP_dense_backward_w, FNN_OP_conv2d_backward_w, FNN_OP_sum_rows}
 
 
@@ -421,10 +429,11 @@ cdef class Plan:
 
         Then even one sample is worth sharing, for the time that it takes to read the weight; but not where
         zeros in the samples save most of that, nor where one thread sums a penalty over all weights.
+        A recurrent layer's threads keep the sequences that they have swept when they sum over these.
         """
+        cdef fnn_recurrent_backward_w_args *recurrent
         cdef fnn_dense_forward_args *forward
         cdef fnn_dense_backward_w_args *backward
-        cdef float[::1] parts
         cdef int64_t n, size
         cdef int i
         cdef bint all_read = not any(self.plan.ops[i].op == FNN_OP_chunk_sums for i in range(self.plan.n))
@@ -439,16 +448,19 @@ cdef class Plan:
             elif item.op == FNN_OP_dense_backward_w:
                 backward = <fnn_dense_backward_w_args *>item.args
                 n = backward.n if backward.batchwise and fnn_blocks(backward.i) > 1 else 0
+            elif item.op == FNN_OP_recurrent_backward_w:
+                recurrent = <fnn_recurrent_backward_w_args *>item.args
+                if recurrent.n > 1 and recurrent.t * recurrent.n >= MANY and not item.serial:
+                    size = (recurrent.i + recurrent.h + 2) * recurrent.width
+                    self.ops[i].writes.append(Operand(make_parts(size, &recurrent.parts, &recurrent.arrived)))
+                continue
             else:
                 continue
             if all_read and 0 < n < READING:
                 item.serial = item.work * READING / n < FNN_PARALLEL_WORK
             if item.op == FNN_OP_dense_forward and not item.serial and 0 < n <= (MANY if forward.o <= WIDE else FEW):
                 size = fnn_blocks(forward.i) // 2 * n * forward.o
-                array = np.zeros(size + 1, np.float32)
-                parts = array
-                forward.parts, forward.arrived = &parts[0], <int *>&parts[size]
-                self.ops[i].writes.append(Operand(array))
+                self.ops[i].writes.append(Operand(make_parts(size, &forward.parts, &forward.arrived)))
 
     cdef fuse_forward(self):
         cdef activation_args f
@@ -630,7 +642,6 @@ cdef class Plan:
         cdef fnn_gather_rows_args *gather
         cdef fnn_dense_forward_args *forward
         cdef fnn_dense_backward_w_args *backward
-        cdef float[::1] parts
         cdef fnn_plan_op item
         cdef int64_t size
         cdef int i
@@ -661,13 +672,11 @@ cdef class Plan:
             if any_overlap(op.reads + op.writes, first.writes) or any_overlap(op.writes, first.reads):
                 return
         size = fnn_blocks(forward.i) * forward.o
-        array = np.zeros(size + 1, np.float32)
-        parts = array
+        parts = make_parts(size, &backward.parts, &backward.arrived)
         backward.gather, backward.forward = gather, forward
-        backward.parts, backward.arrived = &parts[0], <int *>&parts[size]
         last.name += " + the next " + first.name
         last.reads += self.ops[0].reads[-1:] + first.reads # of the data one row
-        last.writes += sample + first.writes + [Operand(array)]
+        last.writes += sample + first.writes + [Operand(parts)]
         self.plan.ops[end].work += self.plan.ops[start].work
         self.ops.insert(1, self.ops.pop(start))
         item = self.plan.ops[start]

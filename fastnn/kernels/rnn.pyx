@@ -56,11 +56,12 @@ cdef run_backward(
     cdef double columns = args.h + (args.i if args.dx != NULL else 0)
     work = (2.0 * columns + CURVE) * args.n * args.t * gates * args.h
     submit(FNN_OP_recurrent_backward, args, sizeof(args[0]), work, tuple(map(array, reads)), tuple(map(array, writes)))
-    w.rows, w.i, w.h, w.width = args.t * args.n, args.i, args.h, gates * args.h
+    w.t, w.n, w.i, w.h, w.width = args.t, args.n, args.i, args.h, gates * args.h
     w.apart = 2 * args.h if args.cell == FNN_GRU else w.width
     w.xs, w.hs, w.dz, w.dzh = steps(xs), steps(hs), steps(dz), steps(dzh)
     w.dwx, w.dwh, w.db, w.dbh = matrix(dwx), matrix(dwh), vector(db), vector(dbh)
-    work = 2.0 * w.rows * (w.i + w.h) * w.width
+    w.parts, w.arrived = NULL, NULL
+    work = 2.0 * w.t * w.n * (w.i + w.h) * w.width
     reads, writes = (xs, hs, dz, dzh), (dwx, dwh, db, dbh)
     submit(FNN_OP_recurrent_backward_w, &w, sizeof(w), work, tuple(map(array, reads)), tuple(map(array, writes)))
 
