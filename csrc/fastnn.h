@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 enum { FNN_WORKSPACE = 1 << 20 }; /* bytes of packing space per thread */
+enum { FNN_LINE = 16 };           /* numbers in a cache line, which two threads had better not both write */
 
 typedef struct fnn_team fnn_team;
 
@@ -126,7 +127,7 @@ typedef struct fnn_dense_forward_args {
     float slope;
     float *y;
     bool batchwise;
-    float *parts; /* scratch (fnn_blocks(I) / 2, N, O), and a counter that is 0; or NULL */
+    float *parts; /* scratch (fnn_blocks(I) / 2, N, O), and counters that are 0, FNN_LINE apart; or NULL */
     int *arrived;
 } fnn_dense_forward_args;
 
@@ -422,7 +423,8 @@ typedef struct {
     bool nesterov;
     const int64_t *clock;
     float *velocity, *theta;
-    int64_t n;
+    int64_t n, n_cuts;
+    const int64_t *cuts; /* where numbers begin that the threads split by themselves, increasing; or NULL */
 } fnn_sgd_update_args;
 typedef struct {
     const float *grad, *lr;
@@ -431,7 +433,8 @@ typedef struct {
     float eps;
     const int64_t *clock;
     float *sq, *theta;
-    int64_t n;
+    int64_t n, n_cuts;
+    const int64_t *cuts; /* as in sgd_update */
 } fnn_rmsprop_update_args;
 typedef struct {
     const float *grad, *lr;
@@ -440,7 +443,8 @@ typedef struct {
     float eps, weight_decay;
     const int64_t *clock;
     float *m, *v, *theta;
-    int64_t n;
+    int64_t n, n_cuts;
+    const int64_t *cuts; /* as in sgd_update */
 } fnn_adam_update_args;
 
 /* ---- dispatch ------------------------------------------------------------------------------- */

@@ -437,31 +437,6 @@ KERNEL(gemm) {
     return FNN_OK;
 }
 
-/* Half of the shares sum the first half of the blocks, the others each further block in its own of `parts`; whoever comes
- * last adds these.  Shares of columns would read what other threads write into the same rows of w.  Is c ready? */
-static bool sum_halves(const product *p, float *parts, int *arrived, fnn_part part) {
-    const int64_t kb = fnn_block_terms(p->k), half = (fnn_blocks(p->k) + 1) / 2 * kb, size = p->m * p->n;
-    const int per_half = part.n / 2;
-    product mine = *p;
-    mine.bias = NULL, mine.relu = false;
-    block s = FN(product_share)(p->m, p->n, half, (fnn_part){.share = part.share % per_half, .n = per_half});
-    if (part.share < per_half) {
-        FN(product)(&mine, s, part);
-    } else {
-        for (mine.c = parts; s.k1 < p->k; mine.c += size) {
-            s.k0 = s.k1, s.k1 = min64(s.k0 + kb, p->k);
-            FN(product)(&mine, s, part);
-        }
-    }
-    if (__atomic_add_fetch(arrived, 1, __ATOMIC_ACQ_REL) < part.n) return false;
-    *arrived = 0;
-    for (s = (block){0, p->m, 0, p->n, 0, half}; s.k1 < p->k; parts += size) {
-        s.k0 = s.k1, s.k1 = min64(s.k0 + kb, p->k);
-        add_part(p, s, parts, p->n, true);
-    }
-    return true;
-}
-
 static product forward_product(const fnn_dense_forward_args *a) {
     const bool relu = a->activation == FNN_RELU;
     return (product){.a = a->x, .b = a->w, .c = relu ? a->y : a->out, .m = a->n, .n = a->o, .k = a->i,
@@ -474,14 +449,51 @@ static void activate_block(const fnn_dense_forward_args *a, block s) {
             FN(activate)(a->activation, a->slope, a->out + m * a->o + s.n0, a->y + m * a->o + s.n0, s.n1 - s.n0);
 }
 
+/* Half of the shares sum the first half of the blocks, the others each further block in its own of `parts`: shares of
+ * columns would read what other threads write into the same rows of w.  Each half has half of the rows to end; it sums
+ * the other's first, and who comes last to some rows adds the parts. */
+static void sum_halves(const fnn_dense_forward_args *a, const product *p, fnn_part part) {
+    const int64_t kb = fnn_block_terms(p->k), half = (fnn_blocks(p->k) + 1) / 2 * kb, size = p->m * p->n;
+    const int shares = part.n / 2, second = part.share >= shares;
+    const int64_t cut = p->m >= 2 * MR ? p->m / 2 : p->m;
+    for (int turn = 0; turn < 2; turn++) {
+        const int piece = second == turn;
+        const int64_t m0 = piece ? cut : 0, m1 = piece ? p->m : cut;
+        if (m0 == m1) continue;
+        product mine = *p;
+        mine.bias = NULL, mine.relu = false;
+        block s = FN(product_share)(m1 - m0, p->n, half, (fnn_part){.share = part.share % shares, .n = shares});
+        s.m0 += m0, s.m1 += m0;
+        if (!second) {
+            FN(product)(&mine, s, part);
+        } else {
+            for (mine.c = a->parts; s.k1 < p->k; mine.c += size) {
+                s.k0 = s.k1, s.k1 = min64(s.k0 + kb, p->k);
+                FN(product)(&mine, s, part);
+            }
+        }
+        int *const arrived = a->arrived + piece * FNN_LINE;
+        if (__atomic_add_fetch(arrived, 1, __ATOMIC_ACQ_REL) < part.n) continue;
+        *arrived = 0;
+        s = (block){m0, m1, 0, p->n, 0, half};
+        for (const float *sums = a->parts + m0 * p->n; s.k1 < p->k; sums += size) {
+            s.k0 = s.k1, s.k1 = min64(s.k0 + kb, p->k);
+            add_part(p, s, sums, p->n, true);
+        }
+        activate_block(a, s);
+    }
+}
+
 /* out = x @ w + b, then y = activation(out) */
 KERNEL(dense_forward) {
-    product p = forward_product(a);
-    const bool halves = a->parts && part.n % 2 == 0;
-    if (halves && !sum_halves(&p, a->parts, a->arrived, part)) return FNN_OK;
-    const block s = FN(product_share)(p.m, p.n, p.k, halves ? (fnn_part){.n = 1} : part);
-    if (!halves) FN(product)(&p, s, part);
-    activate_block(a, s);
+    const product p = forward_product(a);
+    if (a->parts && part.n % 2 == 0) {
+        sum_halves(a, &p, part);
+    } else {
+        const block s = FN(product_share)(p.m, p.n, p.k, part);
+        FN(product)(&p, s, part);
+        activate_block(a, s);
+    }
     return FNN_OK;
 }
 

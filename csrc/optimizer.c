@@ -4,6 +4,17 @@
 
 #define GRAIN 256 /* floats; a share starts on a cache line */
 
+/* Runs body(i, n) on vectors of n lanes from element i on, over this thread's share of every piece between two cuts:
+ * it has computed these gradients, and multiplies with these weights. */
+#define FOR_PIECES(body)                                                                           \
+    for (int64_t piece_ = 0, start_ = 0, end_; piece_ <= s.n_cuts; piece_++, start_ = end_) {      \
+        int64_t i_, hi_;                                                                           \
+        end_ = piece_ < s.n_cuts ? s.cuts[piece_] : s.n;                                           \
+        fnn_range(end_ - start_, GRAIN, part, &i_, &hi_);                                          \
+        for (i_ += start_, hi_ += start_; i_ + VL <= hi_; i_ += VL) body(i_, VL);                  \
+        if (i_ < hi_) body(i_, (int)(hi_ - i_));                                                   \
+    }
+
 /* this step's learning rate: the table's, its last entry from there on */
 static double rate_now(const float *lr, int64_t lr_len, const int64_t *clock) {
     return (double)lr[clock[FNN_BATCH] < lr_len ? clock[FNN_BATCH] : lr_len - 1];
@@ -32,8 +43,8 @@ KERNEL(sgd_update) {
         vf move = s.nesterov ? v_fma(momentum, velocity, grad) : velocity;                         \
         store(s.theta + i, v_fma(step, move, load(s.theta + i, n)), n);                            \
     } while (0)
-    if (s.velocity) FOR_VECTORS(s.n, GRAIN, MOMENTUM);
-    else FOR_VECTORS(s.n, GRAIN, PLAIN);
+    if (s.velocity) FOR_PIECES(MOMENTUM)
+    else FOR_PIECES(PLAIN)
     return FNN_OK;
 }
 
@@ -50,7 +61,7 @@ KERNEL(rmsprop_update) {
         vf move = step * grad / (v_sqrt(sq) + eps);                                                \
         store(s.theta + i, load(s.theta + i, n) + move, n);                                        \
     } while (0)
-    FOR_VECTORS(s.n, GRAIN, RMSPROP);
+    FOR_PIECES(RMSPROP)
     return FNN_OK;
 }
 
@@ -76,6 +87,6 @@ KERNEL(adam_update) {
         vf move = step * m / v_fma(v_sqrt(v), root_scale, eps);                                    \
         store(s.theta + i, v_fma(keep, load(s.theta + i, n), move), n);                            \
     } while (0)
-    FOR_VECTORS(s.n, GRAIN, ADAM);
+    FOR_PIECES(ADAM)
     return FNN_OK;
 }

@@ -195,7 +195,7 @@ static void check_plan(int64_t n, int64_t i, int64_t o, int threads) {
         fnn_plan plan = {0};
         const double work = 1e6;
         const int64_t size = fnn_blocks(i) / 2 * n * o;
-        float *parts = calloc((size_t)size + 1, sizeof(float));
+        float *parts = calloc((size_t)size + FNN_LINE + 1, sizeof(float));
         fnn_dense_forward_args forward = {x, weights, bias, out, n, i, o, FNN_TANH, 0, out, true,
                                           size ? parts : NULL, (int *)(parts + size)};
         fnn_dense_backward_x_args for_x = {out, weights, dx, n, i, o, FNN_TANH, 0, x};

@@ -186,7 +186,10 @@ def test_profiling_changes_no_bit(compiled):
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 8, 17])
-def test_shared_ops_give_the_same_bits(threads, compiled):
+@pytest.mark.parametrize(
+    "optimizer", [fnn.SGD(0.1), fnn.SGD(0.1, 0.9), fnn.RMSProp(), fnn.Adam()], ids=repr
+)
+def test_shared_ops_give_the_same_bits(optimizer, threads, compiled):
     """Large enough that every op is shared between threads."""
     results = []
     for n in (1, threads):
@@ -196,6 +199,7 @@ def test_shared_ops_give_the_same_bits(threads, compiled):
             features=300,
             samples=256,
             batch=64,
+            optimizer=optimizer,
         )
         before = trainer.model.theta.copy()
         assert trainer.plan.replay(4, budget=60) == 4

@@ -478,7 +478,8 @@ cdef extern from "fastnn.h" nogil:
         const int64_t *clock
         float *velocity
         float *theta
-        int64_t n
+        int64_t n, n_cuts
+        const int64_t *cuts
 
     ctypedef struct fnn_rmsprop_update_args:
         const float *grad
@@ -489,7 +490,8 @@ cdef extern from "fastnn.h" nogil:
         const int64_t *clock
         float *sq
         float *theta
-        int64_t n
+        int64_t n, n_cuts
+        const int64_t *cuts
 
     ctypedef struct fnn_adam_update_args:
         const float *grad
@@ -501,7 +503,8 @@ cdef extern from "fastnn.h" nogil:
         float *m
         float *v
         float *theta
-        int64_t n
+        int64_t n, n_cuts
+        const int64_t *cuts
 
     # dispatch
     ctypedef void *fnn_fn
@@ -542,4 +545,5 @@ cdef extern from "fastnn.h" nogil:
     fnn_outcome fnn_plan_run(fnn_plan *plan, int64_t steps, int64_t budget, cbool profile, int (*poll)() noexcept nogil, int64_t *done)
     fnn_outcome fnn_run_op(fnn_op op, const void *args, double work, int (*poll)() noexcept nogil)
     double FNN_PARALLEL_WORK, FNN_LONG_WORK
+    int FNN_LINE
     int64_t fnn_blocks(int64_t k)

@@ -33,7 +33,7 @@ def sgd_update(
     args.grad, args.lr, args.lr_len = &grad[0], &lr[0], lr.shape[0]
     args.momentum, args.nesterov, args.clock = momentum, nesterov, &clock[0]
     args.velocity = NULL if velocity is None else &velocity[0]
-    args.theta, args.n = &theta[0], theta.shape[0]
+    args.theta, args.n, args.n_cuts, args.cuts = &theta[0], theta.shape[0], 0, NULL
     submit(
         FNN_OP_sgd_update, &args, sizeof(args), 8.0 * args.n, (grad.base, lr.base, clock.base),
         (None if velocity is None else velocity.base, theta.base),
@@ -53,7 +53,7 @@ def rmsprop_update(
     same("rmsprop_update", "sq", sq.shape[0], "grad", grad.shape[0])
     args.grad, args.lr, args.lr_len = &grad[0], &lr[0], lr.shape[0]
     args.rho, args.eps, args.clock = rho, eps, &clock[0]
-    args.sq, args.theta, args.n = &sq[0], &theta[0], theta.shape[0]
+    args.sq, args.theta, args.n, args.n_cuts, args.cuts = &sq[0], &theta[0], theta.shape[0], 0, NULL
     submit(
         FNN_OP_rmsprop_update, &args, sizeof(args), 25.0 * args.n,
         (grad.base, lr.base, clock.base), (sq.base, theta.base),
@@ -76,7 +76,7 @@ def adam_update(
     args.grad, args.lr, args.lr_len = &grad[0], &lr[0], lr.shape[0]
     args.beta1, args.beta2, args.eps, args.weight_decay = beta1, beta2, eps, weight_decay
     args.clock, args.m, args.v, args.theta = &clock[0], &m[0], &v[0], &theta[0]
-    args.n = theta.shape[0]
+    args.n, args.n_cuts, args.cuts = theta.shape[0], 0, NULL
     submit(
         FNN_OP_adam_update, &args, sizeof(args), 30.0 * args.n,
         (grad.base, lr.base, clock.base), (m.base, v.base, theta.base),

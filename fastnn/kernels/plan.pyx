@@ -6,7 +6,7 @@ consists of is the trainer's business.
 
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdint cimport int64_t, uintptr_t
+from libc.stdint cimport int64_t, intptr_t, uintptr_t
 
 from contextlib import contextmanager
 
@@ -29,9 +29,9 @@ cdef int64_t POOLED_IMAGES = 16
 
 # the time to read a weight is that of a product of so many samples
 cdef int64_t READING = 3
-# a thread sums the terms of its rows of a weight for so many samples, of a weight with long rows
-# for a few: adding up the threads' sums takes its time, too
-cdef int64_t MANY = 128, FEW = 8, WIDE = 256
+# a thread sums the terms of its rows of a weight for so many samples: adding up the threads' sums takes
+# its time, too
+cdef int64_t MANY = 128
 
 cdef extern from "Python.h":
     int check_signals "PyErr_CheckSignals" () noexcept
@@ -146,10 +146,10 @@ cdef set UPDATES = {
 
 
 cdef object make_parts(int64_t size, float **parts, int **arrived):
-    """Scratch for the sums of the threads that do not come last, and a counter of those that came, in a line apart."""
-    array = np.zeros(size + 2 * PADDING, np.float32)
+    """Scratch for the sums of the threads that do not come last, and two counters of those that came, in lines apart."""
+    array = np.zeros(size + 3 * FNN_LINE, np.float32)
     cdef float[::1] view = array
-    parts[0], arrived[0] = &view[0], <int *>&view[size + PADDING]
+    parts[0], arrived[0] = &view[0], <int *>&view[size + FNN_LINE]
     return array
 
 
@@ -384,7 +384,8 @@ cdef class Plan:
         dense + activation, convolution + ReLU + max pooling, the gradient of a dense, convolutional
         or max pooling layer's input + that of the activation before it, and plain SGD applied by the
         product that computes a weight's gradient. Where the samples end in one loss, the ground
-        that most of them have in common is summed once. Steps of one sample are joined.
+        that most of them have in common is summed once. Threads keep the rows of the weights, and the
+        sequences, that they have worked on. Steps of one sample are joined.
         """
         self.sum_backgrounds_once()
         self.share_weights()
@@ -392,6 +393,7 @@ cdef class Plan:
         self.fuse_backward()
         self.fuse_pooling()
         self.fuse_sgd()
+        self.cut_updates()
         self.join_steps()
         self.place_barriers()
         return self
@@ -458,7 +460,7 @@ cdef class Plan:
                 continue
             if all_read and 0 < n < READING:
                 item.serial = item.work * READING / n < FNN_PARALLEL_WORK
-            if item.op == FNN_OP_dense_forward and not item.serial and 0 < n <= (MANY if forward.o <= WIDE else FEW):
+            if item.op == FNN_OP_dense_forward and not item.serial and 0 < n <= MANY:
                 size = fnn_blocks(forward.i) // 2 * n * forward.o
                 self.ops[i].writes.append(Operand(make_parts(size, &forward.parts, &forward.arrived)))
 
@@ -636,6 +638,41 @@ cdef class Plan:
             self.ops[j].name += " + penalty"
         for i in sorted([last, *penalties], reverse=True):
             self.remove(i)
+
+    cdef cut_updates(self):
+        """Threads split every large weight by itself, as the product that gives its gradient is split."""
+        cdef fnn_sgd_update_args *sgd
+        cdef fnn_rmsprop_update_args *rmsprop
+        cdef fnn_adam_update_args *adam
+        cdef fnn_dense_backward_w_args *w
+        cdef int64_t[::1] cuts
+        cdef int64_t start
+        cdef int i, j
+        for i, op in enumerate(self.ops):
+            item = &self.plan.ops[i]
+            if item.op not in (FNN_OP_sgd_update, FNN_OP_rmsprop_update, FNN_OP_adam_update) or item.serial:
+                continue
+            grad = op.reads[0].array
+            ends = set()
+            for j in range(i):
+                if self.plan.ops[j].op == FNN_OP_dense_backward_w and not self.plan.ops[j].serial:
+                    w = <fnn_dense_backward_w_args *>self.plan.ops[j].args
+                    start = (<intptr_t>w.dw - <intptr_t>(<Operand>op.reads[0]).start) // <intptr_t>sizeof(float)
+                    if 0 <= start < grad.size:
+                        ends |= {start, start + w.i * w.o}
+            cuts = array = np.array(sorted(ends - {0, grad.size}), np.int64)
+            if not array.size:
+                continue
+            op.reads.append(Operand(array))
+            if item.op == FNN_OP_sgd_update:
+                sgd = <fnn_sgd_update_args *>item.args
+                sgd.cuts, sgd.n_cuts = &cuts[0], array.size
+            elif item.op == FNN_OP_rmsprop_update:
+                rmsprop = <fnn_rmsprop_update_args *>item.args
+                rmsprop.cuts, rmsprop.n_cuts = &cuts[0], array.size
+            else:
+                adam = <fnn_adam_update_args *>item.args
+                adam.cuts, adam.n_cuts = &cuts[0], array.size
 
     cdef join_steps(self):
         """One pass over the first weight moves it by a sample and multiplies it with the next one."""
