@@ -224,6 +224,99 @@ static void run_walk(walk *s, fnn_part part) {
     if (s->activation != FNN_LINEAR) walk_activation(s, &mine, mine.n0, mine.n1);
 }
 
+/* ---- images of one channel, few filters ------------------------------------------------------- */
+
+/* Filters that fill at most half of a vector would leave the other half empty, so two neighbouring pixels share one:
+ * lane 2c + p is filter c of pixel p, and one load gives both pixels' input. */
+typedef struct {
+    ptrdiff_t row; /* in x, from a kernel row to the next */
+    int64_t kh, kw, k;
+    const float *w; /* of every tap a vector with each filter's weight twice */
+    vf bias;
+    bool relu;
+    vi order; /* of filters and pixels in memory */
+} pairing;
+
+static bool in_pairs(const fnn_conv2d *f) { return VL >= 8 && f->c == 1 && 2 * f->k <= VL && f->sw == 1 && f->dw == 1; }
+
+/* lane 2c + p of what is in memory as pixel p's filters c < k, or the other way round; the other lanes stay */
+static vi pair_lanes(int64_t k, bool to_memory) {
+    vi r = vi_iota();
+    for (int p = 0; p < 2; p++)
+        for (int c = 0; c < k; c++) {
+            const int lane = 2 * c + p, place = p * (int)k + c;
+            if (to_memory) r[place] = lane;
+            else r[lane] = place;
+        }
+    return r;
+}
+
+/* pixels 0 ... 2 * pairs - 1 of an output row, the last one of them only if `even` */
+INLINE void run_pairs(const int pairs, const pairing *s, const float *x, bool even, float *out) {
+    vf sum[MR_NARROW];
+    const float *w = s->w;
+    UNROLL for (int m = 0; m < pairs; m++) sum[m] = (vf){0};
+    for (int64_t r = 0; r < s->kh; r++, x += s->row)
+        for (int64_t q = 0; q < s->kw; q++, w += VL) {
+            const vf tap = v_load(w);
+            UNROLL for (int m = 0; m < pairs; m++) sum[m] = v_fma(v_set2(x + q + 2 * m), tap, sum[m]);
+        }
+    UNROLL for (int m = 0; m < pairs; m++) {
+        const vf y = sum[m] + s->bias;
+        sum[m] = v_permute(s->relu ? v_max((vf){0}, y) : y, s->order);
+    }
+    const int width = 2 * (int)s->k;
+    UNROLL for (int m = 0; m < pairs - 1; m++) store_part(out + m * width, sum[m], width);
+    store_part(out + (pairs - 1) * width, sum[pairs - 1], even ? width : width / 2);
+}
+
+#if VL == 16
+#define UP_TO_NARROW(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14)
+#else
+#define UP_TO_NARROW(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12)
+#endif
+
+/* an output row of ow pixels */
+static void run_pair_row(const pairing *s, const float *x, int64_t ow, float *out) {
+    const int64_t pairs = (ow + 1) / 2;
+    const tiling cut = tile_rows(pairs, MR_NARROW);
+    for (int64_t i = 0, done = 0, here; i < cut.tiles; i++, done += here, x += 2 * here, out += 2 * here * s->k) {
+        here = cut.height + (i < cut.taller);
+        const bool even = done + here < pairs || ow % 2 == 0;
+        switch (here) {
+#define PAIRS(n) case n: run_pairs(n, s, x, even, out); break;
+            UP_TO_NARROW(PAIRS)
+        }
+    }
+}
+
+/* Forward by whole images; false where there is no room, or a thread would have none of them. */
+static bool forward_in_pairs(const fnn_conv2d_forward_args *a, const pooling *pool, fnn_part part) {
+    const fnn_conv2d *f = &a->shape;
+    const int64_t lines = (f->oh - 1) * f->sh + (f->kh - 1) * f->dh + 1, width = f->ow + f->kw; /* a float more than is used */
+    const int64_t taps = f->kh * f->kw, outputs = f->oh * f->ow * f->k;
+    if (!in_pairs(f) || f->n < part.n || taps * VL + lines * width + (pool ? outputs : 0) > SPACE) return false;
+    float *const w = fnn_workspace(), *const frame = w + taps * VL;
+    pairing s = {.row = f->dh * width, .kh = f->kh, .kw = f->kw, .k = f->k, .w = w,
+                 .relu = a->relu, .order = pair_lanes(f->k, true)};
+    const vi twice = vi_iota() >> 1;
+    for (int64_t t = 0; t < taps; t++) v_store(w + t * VL, v_permute(v_load_n(a->w + t * f->k, (int)f->k), twice));
+    s.bias = a->b ? v_permute(v_load_n(a->b, (int)f->k), twice) : (vf){0};
+    const int64_t here = max64(min64(f->w, width - 1 - f->left), 0); /* floats of a row of x that are needed */
+    memset(frame, 0, (size_t)(lines * width) * sizeof(float));
+    int64_t n0, n1;
+    fnn_range(f->n, 1, part, &n0, &n1);
+    for (int64_t n = n0; n < n1; n++) {
+        if (fnn_interrupted(part)) return true;
+        for (int64_t y = 0; y < f->h && y + f->top < lines; y++)
+            memcpy(frame + (y + f->top) * width + f->left, a->x + (n * f->h + y) * f->w, (size_t)here * sizeof(float));
+        float *const out = pool ? w + SPACE - outputs : a->out + n * outputs;
+        for (int64_t i = 0; i < f->oh; i++) run_pair_row(&s, frame + i * f->sh * width, f->ow, out + i * f->ow * f->k);
+        if (pool) pool_block(pool, out, n, n + 1);
+    }
+    return true;
+}
+
 /* out[n, i, j] = b + sum over r, q of x[n, i*sh + r*dh - top, j*sw + q*dw - left] @ w[r, q]
  * x (N, H, W, C), w (KH, KW, C, K), b (K), out (N, OH, OW, K) */
 KERNEL(conv2d_forward) {
@@ -236,7 +329,7 @@ KERNEL(conv2d_forward) {
         .y = {f->oh, 0, 1, f->h, f->sh, f->kh, -f->top, f->dh, 0, 1},
         .x = {f->ow, 0, 1, f->w, f->sw, f->kw, -f->left, f->dw, 0, 1},
     };
-    run_walk(&s, part);
+    if (!forward_in_pairs(a, s.pool, part)) run_walk(&s, part);
     return FNN_OK;
 }
 
@@ -391,15 +484,15 @@ static void outputs_inside(int64_t out, int64_t size, int64_t stride, int64_t of
 
 /* How dw (KH, KW, C, K) is cut into tiles.  With few channels a tile has rows of any taps, and x must
  * have a frame; else its rows are neighbouring floats of x: of one tap, or of a kernel row where no tap
- * of it is ever outside. */
-typedef struct { bool thin; int64_t depth, groups, tiles; } cut;
+ * of it is ever outside.  With few filters two pixels share a vector. */
+typedef struct { bool thin, paired; int64_t depth, groups, tiles; } cut;
 
 static cut cut_weights(const fnn_conv2d *f) {
     const int64_t frame = ((f->kh - 1) * f->dh + 1) * ((f->ow - 1) * f->sw + (f->kw - 1) * f->dw + 1) * f->c;
     const bool thin = f->c < MR && frame <= SPACE, joined = f->left == 0 && f->dw == 1 && (f->ow - 1) * f->sw + f->kw <= f->w;
     const int64_t depth = thin ? f->kh * f->kw * f->c : joined ? f->kw * f->c : f->c;
     const int64_t tallest = f->k <= VL ? MR_NARROW : MR;
-    return (cut){thin, depth, f->kh * f->kw * f->c / depth, (depth + tallest - 1) / tallest};
+    return (cut){thin, thin && in_pairs(f), depth, f->kh * f->kw * f->c / depth, (depth + tallest - 1) / tallest};
 }
 
 /* Where weights [r0, r1) of a filter meet x, from the first one on. */
@@ -412,11 +505,45 @@ static void weight_offsets(const fnn_conv2d *f, int64_t r0, int64_t r1, ptrdiff_
     }
 }
 
+/* c = a tile of dw of these runs of pixels; or c += it.  Even and odd pixels are summed apart. */
+INLINE void sum_pairs(const int rows, const tile *t, int64_t k, vi lanes) {
+    vf sum[MR_NARROW];
+    UNROLL for (int m = 0; m < rows; m++) sum[m] = (vf){0};
+    for (const run *r = t->runs; r < t->runs + t->n_runs; r++) {
+        const float *x[MR_NARROW], *d = t->b + r->b;
+        UNROLL for (int m = 0; m < rows; m++) x[m] = t->a + r->a + t->rows[m];
+        int64_t j = 0;
+        for (; j + 2 <= r->k; j += 2, d += 2 * k) {
+            const vf both = v_permute(v_load_n(d, 2 * (int)k), lanes);
+            UNROLL for (int m = 0; m < rows; m++) sum[m] = v_fma(v_set2(x[m] + j), both, sum[m]);
+        }
+        if (j < r->k) {
+            const vf even = v_permute(v_load_n(d, (int)k), lanes);
+            UNROLL for (int m = 0; m < rows; m++) sum[m] = v_fma(v_set1(x[m][j]), even, sum[m]);
+        }
+    }
+    const vi even = vi_iota() * 2 & (VL - 1);
+    UNROLL for (int m = 0; m < rows; m++) {
+        float *const c = t->c + m * k;
+        vf total = v_permute(sum[m], even) + v_permute(sum[m], even + 1);
+        if (t->finish == ADD) total += v_load_n(c, (int)k);
+        v_store_n(c, total, (int)k);
+    }
+}
+
+static void run_sum_pairs(int64_t rows, const tile *t, int64_t k, vi lanes) {
+    switch (rows) {
+#define SUM_PAIRS(n) case n: sum_pairs(n, t, k, lanes); break;
+        UP_TO_NARROW(SUM_PAIRS)
+    }
+}
+
 /* Tiles [u0, u1) of dw, stored or added to, from n images. */
 static void sum_images(const fnn_conv2d *f, const cut *cut, const float *x, const float *dout, int64_t n, int64_t u0,
                        int64_t u1, finish finish, float *space, float *dw) {
     const int64_t row = f->w * f->c, image = f->h * row, pixels = f->oh * f->ow;
     const bool packed = f->k > PANEL && n * pixels * PANEL <= SPACE && !cut->thin && u1 - u0 >= 4;
+    const vi lanes = cut->paired ? pair_lanes(f->k, false) : (vi){0};
     for (int64_t k = 0; k < f->k; k += PANEL) {
         const int columns = (int)min64(PANEL, f->k - k), nv = (columns + VL - 1) / VL;
         if (packed) FN(pack)(dout + k, f->k, n * pixels, columns, space);
@@ -430,7 +557,7 @@ static void sum_images(const fnn_conv2d *f, const cut *cut, const float *x, cons
                 outputs_inside(f->oh, f->h, f->sh, dy, &i0, &i1);
                 outputs_inside(f->ow, f->w, f->sw, dx, &j0, &j1);
             }
-            const bool images = n > j1 - j0; /* the longer runs */
+            const bool images = n > j1 - j0 && !cut->paired; /* the longer runs */
             const int64_t lines = i1 - i0, total = lines > 0 && j1 > j0 ? lines * (images ? j1 - j0 : n) : 0;
             run runs[RUNS];
             tile t = {.as = images ? image : f->sw * f->c, .b = packed ? space : dout + k, .bs = images ? pixels * bs : bs,
@@ -450,7 +577,8 @@ static void sum_images(const fnn_conv2d *f, const cut *cut, const float *x, cons
                     t.rows = offsets;
                     t.a = x + dy * row + dx * f->c + (cut->thin ? 0 : r0);
                     t.c = dw + (group * cut->depth + r0) * f->k + k;
-                    FN(tiles)[r1 - r0][nv][cut->thin ? ROWS : TRANSPOSED](&t);
+                    if (cut->paired) run_sum_pairs(r1 - r0, &t, f->k, lanes);
+                    else FN(tiles)[r1 - r0][nv][cut->thin ? ROWS : TRANSPOSED](&t);
                 }
                 t.finish = ADD;
             } while (done < total);

@@ -180,6 +180,27 @@ INLINE vf v_sqrt(vf x) {
 
 INLINE vf v_from_int(vi x) { return __builtin_convertvector(x, vf); }
 
+/* p[0] in the even lanes, p[1] in the odd ones */
+INLINE vf v_set2(const float *p) {
+    typedef int64_t pairs __attribute__((vector_size(4 * VL)));
+    int64_t both;
+    memcpy(&both, p, sizeof both);
+    return (vf)(both - (pairs){0});
+}
+
+/* lane i is x's lane index[i] */
+INLINE vf v_permute(vf x, vi index) {
+#ifdef AVX512
+    return _mm512_permutexvar_ps((__m512i)index, x);
+#elif VL == 8
+    return _mm256_permutevar8x32_ps(x, (__m256i)index);
+#else
+    vf r;
+    for (int i = 0; i < VL; i++) r[i] = x[index[i]];
+    return r;
+#endif
+}
+
 /* truncated towards zero; the caller keeps |x| < 2^31 */
 INLINE vi v_to_int(vf x) { return __builtin_convertvector(x, vi); }
 

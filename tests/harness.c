@@ -329,6 +329,9 @@ int main(void) {
     for (int threads = 1; threads <= 3; threads++) {
         /* n, h, w, c, oh, ow, k, kh, kw, sh, sw, top, left, dh, dw */
         check_convolution((fnn_conv2d){3, 9, 8, 1, 9, 8, 9, 3, 3, 1, 1, 1, 1, 1, 1}, threads, 2);
+        check_convolution((fnn_conv2d){5, 9, 8, 1, 9, 8, 5, 3, 3, 1, 1, 1, 1, 1, 1}, threads, 2);
+        check_convolution((fnn_conv2d){4, 9, 33, 1, 4, 29, 8, 3, 5, 2, 1, 0, 0, 1, 1}, threads, 0);
+        check_convolution((fnn_conv2d){7, 8, 5, 1, 6, 7, 2, 2, 2, 1, 1, 0, 3, 2, 1}, threads, 3);
         check_convolution((fnn_conv2d){2, 9, 13, 7, 5, 11, 17, 3, 3, 2, 1, 1, 0, 1, 1}, threads, 0);
         check_convolution((fnn_conv2d){2, 6, 5, 16, 4, 5, 33, 2, 2, 1, 1, 0, 1, 2, 2}, threads, 0);
         check_convolution((fnn_conv2d){13, 1, 1, 33, 1, 1, 31, 3, 3, 1, 1, 1, 1, 1, 1}, threads, 0);
@@ -342,6 +345,7 @@ int main(void) {
             check_pooling((fnn_pool2d){3, 7, 4, sizes[c], 2, 1, 2, 3, 4, 4, 0, 1}, threads);
             check_pooling((fnn_pool2d){1, 18, 17, sizes[c], 1, 1, 18, 17, 1, 1, 0, 0}, threads);
             check_pooled_convolution((fnn_pool2d){19, 5, 7, sizes[c], 2, 3, 2, 2, 2, 2, 0, 0}, 3, threads);
+            check_pooled_convolution((fnn_pool2d){19, 5, 7, sizes[c], 2, 3, 2, 2, 2, 2, 0, 0}, 1, threads);
             check_batchnorm(3, sizes[c], threads);
             check_batchnorm(600, sizes[c], threads);
             check_embedding(50, 13, sizes[c], threads);
