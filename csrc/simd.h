@@ -100,18 +100,27 @@ INLINE vf v_load_n(const float *p, int n) {
 }
 
 INLINE void v_store_n(float *p, vf x, int n) {
-#ifdef AVX512
-    _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1u), x);
-#elif VL == 8
-    /* in pieces: a masked store takes 20 times as long on AMD's cores */
-    __m128 part = _mm256_castps256_ps128(x);
+#if defined(AVX512) || VL == 8
+    /* in pieces: a masked store takes 20 times as long on AMD's cores without AVX-512; with it what is read next from
+     * the lanes that were not written would wait for it */
     if (n == VL) {
         v_store(p, x);
         return;
     }
+#ifdef AVX512
+    __m256 half = _mm512_castps512_ps256(x);
+    if (n & 8) {
+        _mm256_storeu_ps(p, half);
+        half = _mm512_extractf32x8_ps(x, 1);
+        p += 8;
+    }
+#else
+    const __m256 half = x;
+#endif
+    __m128 part = _mm256_castps256_ps128(half);
     if (n & 4) {
         _mm_storeu_ps(p, part);
-        part = _mm256_extractf128_ps(x, 1);
+        part = _mm256_extractf128_ps(half, 1);
         p += 4;
     }
     if (n & 2) {
