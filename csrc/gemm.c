@@ -16,6 +16,7 @@ enum {
     NC = (FNN_WORKSPACE / 4 - A_SPACE) / (KC + 1) / (2 * PANEL) * (2 * PANEL), /* columns of b that fit beside it */
     PACKED_ROWS = VL == 16 ? 2 * MC : 3 * MR,   /* of a: with fewer b is read where it lies; the wider the tile, the better it fares */
     WORTH_PACKING = 8192,                       /* rows of a times columns of b; with fewer, too */
+    WIDE = 1024,                                /* columns of b; with fewer, too, where a is transposed and 16 lanes share a load */
     ROW_TERMS = 4,                              /* rows of b that a single row of a meets at a time */
     ROW_COLUMNS = 2048,                         /* sums of a single row that stay in L1 */
     SAMPLE = 8,                                 /* rows that tell what the others are like */
@@ -302,7 +303,8 @@ static void run_block(const product *p, block s, fnn_part part) {
     /* of all rows, not only this thread's: the bits must not depend on the threads */
     const omission omitted = omission_of(p);
     const bool subtract = omitted == BACKGROUNDS;
-    const bool packed = p->bt || subtract || (height >= PACKED_ROWS && height * p->n >= WORTH_PACKING);
+    const bool worth_packing = height >= PACKED_ROWS && height * p->n >= WORTH_PACKING && !(VL == 16 && p->at && p->n < WIDE);
+    const bool packed = p->bt || subtract || worth_packing;
     const int64_t kb = fnn_block_terms(p->k);
     listing space_for_list;
     const listing *const listed = omitted ? &space_for_list : NULL;
@@ -343,7 +345,7 @@ static void run_block(const product *p, block s, fnn_part part) {
                 rows = min64(MC, s.m1 - m);
                 const bool first = large || nb == s.n0; /* else the block of a is ready */
                 if (first && subtract && p->at) found = find_backgrounds(p->a + m, lda, rows, backgrounds);
-                const bool copy = found || (large && s.n1 - s.n0 >= 4 * PANEL && p->k >= 48);
+                const bool copy = found || (VL < 16 && large && s.n1 - s.n0 >= 4 * PANEL && p->k >= 48);
                 const float *a = copy ? a_space : p->a + m * am + k * ak;
                 const ptrdiff_t line = !copy ? lda : p->at ? rows : A_STRIDE, down = p->at ? 1 : line, along = p->at ? line : 1;
                 if (first && copy) copy_block(p, m, rows, k, terms, found ? backgrounds : NULL, a_space, line);
