@@ -374,7 +374,8 @@ static void add_sums(const fnn_recurrent_backward_w_args *a, block s, sums to, s
 KERNEL(recurrent_backward_w) {
     const int64_t height = a->i + a->h, size = height * a->width, half = a->parts ? a->n / 2 : a->n;
     const sums whole = {a->dwx, a->dwh, a->db, a->dbh};
-    const sums more = {a->parts, a->parts + a->i * a->width, a->parts + size, a->parts + size + a->width};
+    sums more = {NULL, NULL, NULL, NULL};
+    if (a->parts) more = (sums){a->parts, a->parts + a->i * a->width, a->parts + size, a->parts + size + a->width};
     const bool halves = a->parts && part.n % 2 == 0;
     const int shares = halves ? part.n / 2 : part.n;
     block s = FN(product_share)(height, a->width, a->t * a->n, (fnn_part){.share = part.share % shares, .n = shares});
