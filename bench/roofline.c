@@ -1,5 +1,5 @@
-/* Two loops that reach a core's limits: fused multiply-adds in registers, and vector loads. Compiled by
- * roofline.py for the machine at hand; never part of the package. */
+/* Two loops that reach a core's limits: fused multiply-adds in registers, and vector loads; and one that passes
+ * a cache line to and fro. Compiled by roofline.py for the machine at hand; never part of the package. */
 #include <stddef.h>
 
 #if defined(__AVX512F__)
@@ -50,4 +50,14 @@ float read_loop(const float *data, size_t n, long repeats)
     for (int j = 1; j < 8; j++)
         sum += acc[j];
     return sum[0] + sum[LANES - 1];
+}
+
+/* Waits `rounds` times until *turn is mine, and then makes it the other's. */
+void pass_loop(int *turn, int mine, long rounds)
+{
+    for (long i = 0; i < rounds; i++) {
+        while (__atomic_load_n(turn, __ATOMIC_ACQUIRE) != mine)
+            ;
+        __atomic_store_n(turn, 1 - mine, __ATOMIC_RELEASE);
+    }
 }

@@ -1,4 +1,4 @@
-"""The machine's limits: fp32 multiply-add peak and read bandwidths, of one core and of all.
+"""The machine's limits: multiply-add peak and read bandwidths, and how far its cores are apart.
 
 Owns a small C file compiled at run time for exactly this machine; what the package reaches of these
 limits is left to ``bench.peers``.  Run ``python -m bench.roofline``.
@@ -51,6 +51,8 @@ def library() -> ctypes.CDLL:
     loops.fma_loop.restype = ctypes.c_float
     loops.read_loop.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_long]
     loops.read_loop.restype = ctypes.c_float
+    loops.pass_loop.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_long]
+    loops.pass_loop.restype = None
     return loops
 
 
@@ -118,6 +120,28 @@ def read_bandwidth(size: int, threads: int = 1, seconds: float = 0.15) -> float:
     return best_rate(work, float(size) * threads, seconds) / 1e9
 
 
+def round_trips(seconds: float = 0.15) -> tuple[float, float]:
+    """Least and greatest time, in ns, of 20 tries to pass a cache line to another core and back.
+
+    The cores are the first two that this process may use; 0 where there is but one.
+    """
+    if cores() < 2 or not hasattr(os, "sched_setaffinity"):
+        return 0.0, 0.0
+    loops, turn = library(), ctypes.c_int(0)
+    rounds = max(100, int(seconds / 20 / 2e-7))
+
+    def player(mine: int, cpu: int) -> None:
+        os.sched_setaffinity(0, {cpu})  # this thread alone
+        loops.pass_loop(ctypes.byref(turn), mine, rounds)
+
+    players: list[Work] = [
+        functools.partial(player, mine, cpu)
+        for mine, cpu in enumerate(sorted(os.sched_getaffinity(0))[:2])
+    ]
+    spent = [seconds_together(players) / rounds * 1e9 for _ in range(20)]
+    return min(spent), max(spent)
+
+
 def cache_sizes() -> dict[str, int]:
     """Bytes of the first core's data caches, from Linux; common sizes where it does not say."""
     sizes = {"L1": 32 << 10, "L2": 1 << 20, "L3": 16 << 20}
@@ -160,6 +184,9 @@ def main(arguments: list[str] | None = None) -> None:
     )
     for threads, row in figures.items():
         print(f"| {threads} | " + " | ".join(f"{value:.0f}" for value in row.values()) + " |")
+    if cores() > 1:
+        least, greatest = round_trips(options.seconds)
+        print(f"\na cache line to another core and back: {least:.0f} to {greatest:.0f} ns")
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
 

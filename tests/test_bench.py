@@ -56,6 +56,12 @@ def test_roofline(tmp_path, capsys):
     assert "| 1 |" in capsys.readouterr().out
 
 
+def test_round_trips():
+    roofline = importlib.import_module("bench.roofline")
+    least, greatest = roofline.round_trips(0.002)
+    assert 0 < least <= greatest if roofline.cores() > 1 else least == greatest == 0
+
+
 def test_roofline_without_compiler(monkeypatch):
     roofline = importlib.import_module("bench.roofline")
     monkeypatch.setenv("CC", "no-such-compiler")
