@@ -123,7 +123,8 @@ def read_bandwidth(size: int, threads: int = 1, seconds: float = 0.15) -> float:
 def round_trips(seconds: float = 0.15) -> tuple[float, float]:
     """Least and greatest time, in ns, of 20 tries to pass a cache line to another core and back.
 
-    The cores are the first two that this process may use; 0 where there is but one.
+    The cores are the first two that this process may use; 0 where there is but one, or threads
+    cannot be bound to them.
     """
     if cores() < 2 or not hasattr(os, "sched_setaffinity"):
         return 0.0, 0.0
@@ -184,8 +185,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     for threads, row in figures.items():
         print(f"| {threads} | " + " | ".join(f"{value:.0f}" for value in row.values()) + " |")
-    if cores() > 1:
-        least, greatest = round_trips(options.seconds)
+    least, greatest = round_trips(options.seconds)
+    if greatest:
         print(f"\na cache line to another core and back: {least:.0f} to {greatest:.0f} ns")
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1) + "\n")

@@ -32,6 +32,8 @@ cdef int64_t READING = 3
 # a thread sums the terms of its rows of a weight for so many samples: adding up the threads' sums takes
 # its time, too
 cdef int64_t MANY = 128
+# a recurrent layer's sums over so many rows or more are worth adding up
+cdef int64_t LONG = 128
 
 cdef extern from "Python.h":
     int check_signals "PyErr_CheckSignals" () noexcept
@@ -452,7 +454,7 @@ cdef class Plan:
                 n = backward.n if backward.batchwise and fnn_blocks(backward.i) > 1 else 0
             elif item.op == FNN_OP_recurrent_backward_w:
                 recurrent = <fnn_recurrent_backward_w_args *>item.args
-                if recurrent.n > 1 and recurrent.t * recurrent.n >= MANY and not item.serial:
+                if recurrent.n > 1 and recurrent.t * recurrent.n >= LONG and not item.serial:
                     size = (recurrent.i + recurrent.h + 2) * recurrent.width
                     self.ops[i].writes.append(Operand(make_parts(size, &recurrent.parts, &recurrent.arrived)))
                 continue
