@@ -40,7 +40,7 @@ static weights prepare(const float *w, int64_t k, int64_t n, int64_t stride, boo
     return m;
 }
 
-/* c (rows, n) = a (rows, k) @ w, ended as a tile is */
+/* c (rows, n) = a (rows, k) @ w, ended as a tile is; ADD begins with c, ADD_SCALED adds c to the sum */
 static void multiply(const weights *w, float *space, int64_t room, const float *a, ptrdiff_t as, int64_t rows, float *c, ptrdiff_t cs,
                      finish finish, const float *bias) {
     const bool direct = !w->packed && !w->transposed && rows <= 4; /* a short tile streams w as it lies */
@@ -57,7 +57,8 @@ static void multiply(const weights *w, float *space, int64_t room, const float *
                 b = space;
             }
             tile t = {.a = a + k, .as = 1, .b = b, .bs = direct ? w->stride : PANEL, .c = c + j, .cs = cs, .runs = &all, .n_runs = 1,
-                      .last = columns - (nv - 1) * VL, .finish = k > 0 ? ADD : finish, .bias = k + all.k == w->k && bias ? bias + j : NULL};
+                      .last = columns - (nv - 1) * VL, .finish = k > 0 && finish == STORE ? ADD : finish, .scale = 1,
+                      .bias = k + all.k == w->k && bias ? bias + j : NULL};
             FN(run_tiles)(&t, rows, as, nv, ROWS);
         }
 }
@@ -232,7 +233,8 @@ KERNEL(recurrent_backward) {
             else rnn_cell_backward(a->cell == FNN_RNN_RELU, before + a->n * h, h, dh, dz);
         }
         const float *dz = a->dz + (at + n0) * width;
-        multiply(&wh, space, room, a->dzh ? a->dzh + (at + n0) * width : dz, width, rows, a->dh + n0 * h, h, ADD, NULL);
+        /* a GRU's dh may be larger by far than what is added: each term would be rounded as dh is */
+        multiply(&wh, space, room, a->dzh ? a->dzh + (at + n0) * width : dz, width, rows, a->dh + n0 * h, h, ADD_SCALED, NULL);
         if (a->dx) multiply(&wx, space, room, dz, width, rows, a->dx + (n0 * a->t + t) * a->i, a->t * a->i, STORE, NULL);
         if (a->bptt_steps && s > 0 && s % a->bptt_steps == 0)
             for (int64_t n = n0; n < n1; n++) {

@@ -510,6 +510,21 @@ def test_more_than_2_to_the_31_elements():
         assert out[0, 0] == 15
 
 
+def test_little_is_added_to_a_large_gradient_at_once(isa):
+    """A GRU carries most of a state back: its digits are rounded twice, not once for each term."""
+    case = CASES["gru_backward"]
+    args = in_float64(fresh(case, {"N": 20, "T": 1, "I": 5, "H": 70}))
+    args |= {"lengths": None, "bptt_steps": 0, "dx": None}
+    args["gates"][..., 70:140] = 1 - 2.0**-10  # u
+    args = {n: v.astype(np.float32) if isinstance(v, np.ndarray) else v for n, v in args.items()}
+    exact = in_float64(args)
+    run(reference, case, exact)
+    run(kernels, case, args)
+    terms = abs(exact["dzh"][0]) @ abs(exact["wh"]).T
+    bound = 2.0**-24 * (2 * abs(exact["dout"][:, 0]) + 212 * terms)
+    assert (abs(args["dh"] - exact["dh"]) <= bound).all()
+
+
 # ---- dropout's randomness ---------------------------------------------------------------------
 
 
