@@ -220,7 +220,7 @@ typedef struct {
 /* out (C) = sum over rows of x (N, C), each `stride` floats after the other */
 typedef struct { const float *x; int64_t stride; float *out; int64_t n, c; } fnn_sum_rows_args;
 
-/* Recurrent layers, in step order; lengths, h0, c0, bh, gates, cs, extra, dzh, dc and dx where the cell has
+/* Recurrent layers; lengths, h0, c0, bh, gates, cs, extra, dzh, dc and dx where the cell has
  * them or they are wanted, else NULL; see csrc/rnn.c. */
 typedef enum { FNN_RNN_TANH, FNN_RNN_RELU, FNN_LSTM, FNN_GRU } fnn_cell;
 typedef struct {
@@ -229,7 +229,7 @@ typedef struct {
     int64_t n, t, i, h, d, column;
     const int32_t *lengths;
     const float *x, *h0, *c0, *wx, *wh, *b, *bh;
-    float *xs, *gates, *hs, *cs, *extra, *out;
+    float *gates, *hs, *cs, *extra, *out;
 } fnn_recurrent_forward_args;
 typedef struct {
     fnn_cell cell;
@@ -240,8 +240,9 @@ typedef struct {
     float *dz, *dzh, *dh, *dc, *dx;
 } fnn_recurrent_backward_args;
 typedef struct {
-    int64_t t, n, i, h, width, apart; /* apart: the column from which on dzh is not dz */
-    const float *xs, *hs, *dz, *dzh;
+    bool reverse;
+    int64_t n, t, i, h, width, apart; /* apart: the column from which on dzh is not dz */
+    const float *x, *hs, *dz, *dzh;
     float *dwx, *dwh, *db, *dbh;
     float *parts; /* scratch as large as dwx, dwh, db and dbh of as many columns, and a counter that is 0; or NULL */
     int *arrived;

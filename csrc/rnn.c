@@ -1,9 +1,10 @@
 /* Recurrent layers: the whole sequence forward, and back through time, for a share of the batch.
  *
- * Steps are time-major, s = 0, 1, ... in the order of computation.  A step is a product with the packed
- * recurrent weights, which stay in cache, and the cell's nonlinearity over its result.  Sequences do not
- * meet, so threads split the batch and never wait inside; the gradients of the weights are products over
- * all steps at once (gemm), after the sweep back. */
+ * A step takes one time of all sequences: it is a product with the packed recurrent weights, which stay in
+ * cache, and the cell's nonlinearity over its result.  Sequences do not meet, so threads split the batch and
+ * never wait inside.  All times of a sequence lie together: were those of one step, a thread's CPU would read
+ * ahead, past the end of its sequences, into what another writes.  The gradients of the weights are products
+ * over all times at once, after the sweep back. */
 #include "tile.h"
 #include "vecmath.h"
 
@@ -28,15 +29,22 @@ static void pack_panel(const weights *w, int64_t k0, int64_t k1, int64_t j, floa
     else FN(pack)(w->w + k0 * w->stride + j, w->stride, k1 - k0, columns, to);
 }
 
+/* Takes `size` floats from the space, and keeps what follows aligned. */
+static float *take(int64_t size, float **space, int64_t *room) {
+    float *taken = *space;
+    size = (size + VL - 1) / VL * VL;
+    *space += size;
+    *room -= size;
+    return taken;
+}
+
 /* Takes from the space what the packed matrix needs, if that leaves a quarter for the others. */
 static weights prepare(const float *w, int64_t k, int64_t n, int64_t stride, bool transposed, bool few, float **space, int64_t *room) {
     weights m = {w, k, n, stride, transposed, NULL, *space, *room};
     const int64_t panels = (n + PANEL - 1) / PANEL, size = panels * PANEL * k;
     if ((few && !transposed) || size > *room - SPACE / 4) return m;
-    m.packed = *space;
+    m.packed = take(size, space, room);
     for (int64_t p = 0; p < panels; p++) pack_panel(&m, 0, k, p * PANEL, m.packed + p * PANEL * k);
-    *space += size;
-    *room -= size;
     return m;
 }
 
@@ -94,11 +102,21 @@ static void gru_cell(float *z, const float *hn, const float *before, int64_t h, 
     }
 }
 
-/* h[s+1] = cell(x[t] @ wx + b + h[s] @ wh), t = s or T-1-s; a sequence that has ended keeps its state.
- * x (N, T, I), wx (I, G*H), wh (H, G*H), b (G*H), xs (T, N, I), gates (T, N, G*H), hs and cs (T+1, N, H),
- * extra (T, N, H): tanh(c) of an LSTM, h[s] @ wh_n + bh of a GRU; out (N, T or 1, D), columns [column, +H) */
+/* h = tanh(z) or max(z, 0) */
+static void rnn_cell(bool relu, int64_t h, float *z) {
+    for (int64_t j = 0; j < h; j += VL) {
+        const int n = (int)min64(VL, h - j);
+        const vf x = load_part(z + j, n);
+        store_part(z + j, relu ? v_max((vf){0}, x) : v_tanh(x), n);
+    }
+}
+
+/* h' = cell(x[t] @ wx + b + h @ wh), from the first time to the last or the other way; a sequence that has ended
+ * keeps its state.  States lie between the times: that of time t is hs[t + 1], of the other way hs[t].
+ * x (N, T, I), wx (I, G*H), wh (H, G*H), b (G*H), gates (N, T, G*H), hs and cs (N, T+1, H),
+ * extra (N, T, H): tanh(c) of an LSTM, h @ wh_n + bh of a GRU; out (N, T or 1, D), columns [column, +H) */
 KERNEL(recurrent_forward) {
-    const int64_t h = a->h, width = gates_of(a->cell) * h;
+    const int64_t h = a->h, width = gates_of(a->cell) * h, states = (a->t + 1) * h, x_row = a->t * a->i, gates_row = a->t * width;
     const size_t row = (size_t)h * sizeof(float);
     int64_t n0, n1;
     fnn_range(a->n, 1, part, &n0, &n1);
@@ -111,28 +129,28 @@ KERNEL(recurrent_forward) {
     const weights wh = prepare(a->wh, h, joined, width, false, few, &space, &room);
     const weights whn = gru ? prepare(a->wh + joined, h, h, width, false, few, &space, &room) : wh;
     const weights wx = prepare(a->wx, a->i, width, width, false, few, &space, &room);
+    const int64_t first = a->reverse ? a->t * h : 0, last = a->reverse ? 0 : a->t * h;
     for (int64_t n = n0; n < n1; n++) {
-        if (a->h0) memcpy(a->hs + n * h, a->h0 + n * h, row);
-        else memset(a->hs + n * h, 0, row);
-        if (a->c0) memcpy(a->cs + n * h, a->c0 + n * h, row);
-        else if (a->cs) memset(a->cs + n * h, 0, row);
+        if (a->h0) memcpy(a->hs + n * states + first, a->h0 + n * h, row);
+        else memset(a->hs + n * states + first, 0, row);
+        if (a->c0) memcpy(a->cs + n * states + first, a->c0 + n * h, row);
+        else if (a->cs) memset(a->cs + n * states + first, 0, row);
     }
     for (int64_t s = 0; s < a->t; s++) {
         if (fnn_interrupted(part)) return FNN_OK;
-        const int64_t t = a->reverse ? a->t - 1 - s : s, at = (s * a->n + n0) * h, next = at + a->n * h;
-        float *x = a->xs + (s * a->n + n0) * a->i;
-        for (int64_t n = 0; n < rows; n++)
-            memcpy(x + n * a->i, a->x + ((n0 + n) * a->t + t) * a->i, (size_t)a->i * sizeof(float));
-        float *z = a->gates ? a->gates + (s * a->n + n0) * width : a->hs + next;
-        multiply(&wx, space, room, x, a->i, rows, z, width, STORE, a->b);
-        if (s > 0 || a->h0) multiply(&wh, space, room, a->hs + at, h, rows, z, width, ADD, NULL); /* else h is 0 */
-        if (gru) multiply(&whn, space, room, a->hs + at, h, rows, a->extra + at, h, STORE, a->bh);
-        if (a->cell == FNN_RNN_TANH || a->cell == FNN_RNN_RELU)
-            FN(activate)(a->cell == FNN_RNN_TANH ? FNN_TANH : FNN_RELU, 0, z, z, rows * h);
-        for (int64_t n = 0; n < rows; n++) {
-            const int64_t here = at + n * h, there = next + n * h;
-            if (a->cell == FNN_LSTM) lstm_cell(z + n * width, a->cs + here, h, a->cs + there, a->extra + here, a->hs + there);
-            if (gru) gru_cell(z + n * width, a->extra + here, a->hs + here, h, a->hs + there);
+        const int64_t t = a->reverse ? a->t - 1 - s : s;
+        const int64_t before = n0 * states + (t + a->reverse) * h, after = n0 * states + (t + !a->reverse) * h;
+        const int64_t z_row = a->gates ? gates_row : states, extra_row = a->t * h;
+        float *z = a->gates ? a->gates + n0 * gates_row + t * width : a->hs + after;
+        float *extra = a->extra ? a->extra + n0 * extra_row + t * h : NULL;
+        multiply(&wx, space, room, a->x + n0 * x_row + t * a->i, x_row, rows, z, z_row, STORE, a->b);
+        if (s > 0 || a->h0) multiply(&wh, space, room, a->hs + before, states, rows, z, z_row, ADD, NULL); /* else h is 0 */
+        if (gru) multiply(&whn, space, room, a->hs + before, states, rows, extra, extra_row, STORE, a->bh);
+        for (int64_t n = 0; n < rows; n++, z += z_row) {
+            const int64_t here = before + n * states, there = after + n * states;
+            if (a->cell == FNN_LSTM) lstm_cell(z, a->cs + here, h, a->cs + there, extra + n * extra_row, a->hs + there);
+            else if (gru) gru_cell(z, extra + n * extra_row, a->hs + here, h, a->hs + there);
+            else rnn_cell(a->cell == FNN_RNN_RELU, h, z);
             const bool ended = a->lengths && t >= a->lengths[n0 + n];
             if (ended) {
                 memcpy(a->hs + there, a->hs + here, row);
@@ -146,7 +164,7 @@ KERNEL(recurrent_forward) {
         }
     }
     for (int64_t n = n0; n < n1 && !a->sequences; n++)
-        memcpy(a->out + n * a->d + a->column, a->hs + (a->t * a->n + n) * h, row);
+        memcpy(a->out + n * a->d + a->column, a->hs + n * states + last, row);
     return FNN_OK;
 }
 
@@ -191,11 +209,11 @@ static void gru_cell_backward(const float *z, const float *hn, const float *befo
     }
 }
 
-/* forward: h[s+1] = cell(x[t] @ wx + b + h[s] @ wh);  dz = cell'(dh), dh = dh' + dzh @ wh.T, dx[t] = dz @ wx.T,
+/* forward: h' = cell(x[t] @ wx + b + h @ wh);  dz = cell'(dh'), dh = dh'' + dzh @ wh.T, dx[t] = dz @ wx.T,
  * back to the first step, or to the next multiple of bptt_steps.
- * dout as out, dz and dzh (T, N, G*H), dh and dc (N, H), dx as x or NULL */
+ * dout as out, dz and dzh (N, T, G*H), dh and dc (N, H), dx as x or NULL */
 KERNEL(recurrent_backward) {
-    const int64_t h = a->h, width = gates_of(a->cell) * h;
+    const int64_t h = a->h, width = gates_of(a->cell) * h, states = (a->t + 1) * h, gates_row = a->t * width;
     const size_t row = (size_t)h * sizeof(float);
     int64_t n0, n1;
     fnn_range(a->n, 1, part, &n0, &n1);
@@ -203,46 +221,53 @@ KERNEL(recurrent_backward) {
     if (!rows) return FNN_OK;
     float *space = fnn_workspace();
     int64_t room = SPACE;
+    /* what every step changes lies apart from what another thread changes then */
+    const bool apart = rows * h <= SPACE / 16;
+    float *const dhs = apart ? take(rows * h, &space, &room) : a->dh + n0 * h;
+    float *const dcs = !a->dc ? NULL : apart ? take(rows * h, &space, &room) : a->dc + n0 * h;
     const weights wh = prepare(a->wh, width, h, width, true, false, &space, &room);
     const weights wx = a->dx ? prepare(a->wx, width, a->i, width, true, false, &space, &room) : wh;
-    for (int64_t n = n0; n < n1; n++) {
-        if (a->sequences) memset(a->dh + n * h, 0, row);
-        else memcpy(a->dh + n * h, a->dout + n * a->d + a->column, row);
-        if (a->dc) memset(a->dc + n * h, 0, row);
+    for (int64_t n = 0; n < rows; n++) {
+        if (a->sequences) memset(dhs + n * h, 0, row);
+        else memcpy(dhs + n * h, a->dout + (n0 + n) * a->d + a->column, row);
+        if (dcs) memset(dcs + n * h, 0, row);
     }
     for (int64_t s = a->t - 1; s >= 0; s--) {
         if (fnn_interrupted(part)) return FNN_OK;
-        const int64_t t = a->reverse ? a->t - 1 - s : s, at = s * a->n;
+        const int64_t t = a->reverse ? a->t - 1 - s : s;
         for (int64_t n = n0; n < n1; n++) {
-            float *dh = a->dh + n * h, *dz = a->dz + (at + n) * width, *dzh = a->dzh ? a->dzh + (at + n) * width : NULL;
-            const float *z = a->gates ? a->gates + (at + n) * width : NULL, *before = a->hs + (at + n) * h;
+            const int64_t at = n * a->t + t, before = n * states + (t + a->reverse) * h, after = n * states + (t + !a->reverse) * h;
+            float *dh = dhs + (n - n0) * h, *dz = a->dz + at * width, *dzh = a->dzh ? a->dzh + at * width : NULL;
+            const float *z = a->gates ? a->gates + at * width : NULL;
             if (a->lengths && t >= a->lengths[n]) { /* the state went through: so does its gradient */
                 memset(dz, 0, row * (size_t)gates_of(a->cell));
                 if (dzh) memset(dzh, 0, row * (size_t)gates_of(a->cell));
                 continue;
             }
             if (a->sequences) {
-                const float *dout = a->dout + (n * a->t + t) * a->d + a->column;
+                const float *dout = a->dout + at * a->d + a->column;
                 for (int64_t j = 0; j < h; j += VL) {
                     const int lanes = (int)min64(VL, h - j);
                     store_part(dh + j, load_part(dh + j, lanes) + load_part(dout + j, lanes), lanes);
                 }
             }
-            if (a->cell == FNN_LSTM) lstm_cell_backward(z, a->cs + (at + n) * h, a->extra + (at + n) * h, h, dh, a->dc + n * h, dz);
-            else if (a->cell == FNN_GRU) gru_cell_backward(z, a->extra + (at + n) * h, before, h, dh, dz, dzh);
-            else rnn_cell_backward(a->cell == FNN_RNN_RELU, before + a->n * h, h, dh, dz);
+            if (a->cell == FNN_LSTM) lstm_cell_backward(z, a->cs + before, a->extra + at * h, h, dh, dcs + (n - n0) * h, dz);
+            else if (a->cell == FNN_GRU) gru_cell_backward(z, a->extra + at * h, a->hs + before, h, dh, dz, dzh);
+            else rnn_cell_backward(a->cell == FNN_RNN_RELU, a->hs + after, h, dh, dz);
         }
-        const float *dz = a->dz + (at + n0) * width;
+        const float *dz = a->dz + n0 * gates_row + t * width, *dzh = a->dzh ? a->dzh + n0 * gates_row + t * width : dz;
         /* a GRU's dh may be larger by far than what is added: each term would be rounded as dh is */
-        multiply(&wh, space, room, a->dzh ? a->dzh + (at + n0) * width : dz, width, rows, a->dh + n0 * h, h, ADD_SCALED, NULL);
-        if (a->dx) multiply(&wx, space, room, dz, width, rows, a->dx + (n0 * a->t + t) * a->i, a->t * a->i, STORE, NULL);
+        multiply(&wh, space, room, dzh, gates_row, rows, dhs, h, ADD_SCALED, NULL);
+        if (a->dx) multiply(&wx, space, room, dz, gates_row, rows, a->dx + (n0 * a->t + t) * a->i, a->t * a->i, STORE, NULL);
         if (a->bptt_steps && s > 0 && s % a->bptt_steps == 0)
-            for (int64_t n = n0; n < n1; n++) {
-                if (a->lengths && t >= a->lengths[n]) continue;
-                memset(a->dh + n * h, 0, row);
-                if (a->dc) memset(a->dc + n * h, 0, row);
+            for (int64_t n = 0; n < rows; n++) {
+                if (a->lengths && t >= a->lengths[n0 + n]) continue;
+                memset(dhs + n * h, 0, row);
+                if (dcs) memset(dcs + n * h, 0, row);
             }
     }
+    if (apart) memcpy(a->dh + n0 * h, dhs, row * (size_t)rows);
+    if (apart && dcs) memcpy(a->dc + n0 * h, dcs, row * (size_t)rows);
     return FNN_OK;
 }
 
@@ -288,38 +313,34 @@ static void multiply_transposed(tile t, const grouped *a, const float *packed, c
     }
 }
 
-/* As many rows of xs, hs and dz as a panel takes: n runs, k rows in all. */
+/* As many rows of x, dz and what was the state before as a panel takes: n runs, of one sequence each, k rows in all. */
 typedef struct {
-    run xs[KC], hs[KC], dz[KC];
-    int64_t n, k;
+    run hs[KC];
+    int64_t first, n, k;
 } stretch;
 
-/* Of sequences [n0, n1), step by step, the rows from the pos-th on. */
-static void find_stretch(const fnn_recurrent_backward_w_args *a, int64_t n0, int64_t n1, int64_t pos, stretch *to) {
-    const int64_t sequences = n1 - n0, all = sequences * a->t;
-    const int64_t step = sequences == a->n ? all : sequences; /* rows that lie together */
-    to->n = to->k = 0;
-    for (int64_t k; to->k < KC && pos < all; pos += k, to->k += k, to->n++) {
-        k = min64(min64(step - pos % step, KC - to->k), all - pos);
-        const int64_t row = step == all ? pos : pos / sequences * a->n + n0 + pos % sequences;
-        const int64_t b = to->k * PANEL;
-        to->xs[to->n] = (run){row * a->i, b, k}, to->hs[to->n] = (run){row * a->h, b, k}, to->dz[to->n] = (run){row * a->width, b, k};
+/* Of all times of all sequences the rows [pos, end), or as many of them. */
+static void find_stretch(const fnn_recurrent_backward_w_args *a, int64_t pos, int64_t end, stretch *to) {
+    to->first = pos, to->n = 0, to->k = min64(KC, end - pos);
+    for (int64_t done = 0, k; done < to->k; done += k, pos += k, to->n++) {
+        const int64_t n = pos / a->t, t = pos % a->t;
+        k = min64(a->t - t, to->k - done);
+        to->hs[to->n] = (run){(pos + n + a->reverse) * a->h, done * PANEL, k};
     }
 }
 
-/* Columns of dz or dzh in a panel. */
+/* Columns of some rows of dz or dzh in a panel. */
 static void pack_stretch(const stretch *rows, const float *dz, int64_t width, int columns, float *to) {
-    for (const run *r = rows->dz; r < rows->dz + rows->n; r++) {
-        FN(pack)(dz + r->a, width, r->k, columns, to + r->b);
-        /* the next panel meanwhile: no two rows of one are close enough for the CPU to guess it */
-        for (int64_t k = 0; k < r->k; k++) __builtin_prefetch(dz + r->a + k * width + PANEL, 0, 2);
-    }
+    dz += rows->first * width;
+    FN(pack)(dz, width, rows->k, columns, to);
+    /* the next panel meanwhile: no two rows of one are close enough for the CPU to guess it */
+    for (int64_t k = 0; k < rows->k; k++) __builtin_prefetch(dz + k * width + PANEL, 0, 2);
 }
 
 /* What is summed for the weights: dwx (I, G*H), dwh (H, G*H), db and dbh (G*H) or NULL. */
 typedef struct { float *dwx, *dwh, *db, *dbh; } sums;
 
-/* dwx = xs.T @ dz, dwh = hs.T @ dzh, db and dbh the sums of dz and dzh, over all steps of sequences [n0, n1) at once;
+/* dwx = x.T @ dz, dwh = hs.T @ dzh, db and dbh the sums of dz and dzh, over all times of sequences [n0, n1) at once;
  * of a block of dwx and below it dwh */
 static void sum_sequences(const fnn_recurrent_backward_w_args *a, int64_t n0, int64_t n1, block s, sums to, fnn_part part) {
     const bool pack = s.n1 - s.n0 >= 24 * PANEL; /* else the tiles read it too few times */
@@ -327,21 +348,22 @@ static void sum_sequences(const fnn_recurrent_backward_w_args *a, int64_t n0, in
     stretch now;
     for (int64_t m = s.m0; m < s.m1 && s.n0 < s.n1; m += MC) {
         /* so many rows of dwx, then of dwh */
-        const int64_t end = min64(m + MC, s.m1), x0 = min64(m, a->i), x1 = min64(end, a->i);
-        const grouped xs = group(a->xs, a->i, x0, x1), hs = group(a->hs, a->h, m - x0, end - x1);
+        const int64_t end = min64(m + MC, s.m1), x0 = min64(m, a->i), x1 = min64(end, a->i), first = n0 * a->t;
+        const grouped xs = group(a->x, a->i, x0, x1), hs = group(a->hs, a->h, m - x0, end - x1);
         float *const xs_packed = pack ? space : NULL, *const hs_packed = pack ? space + xs.groups * MR * KC : NULL;
-        for (int64_t pos = 0; pos < (n1 - n0) * a->t; pos += now.k) {
+        for (int64_t pos = first; pos < n1 * a->t; pos += now.k) {
             if (fnn_interrupted(part)) return;
-            find_stretch(a, n0, n1, pos, &now);
-            const finish finish = pos ? ADD : STORE;
-            if (pack) pack_groups(&xs, now.xs, now.n, now.k, xs_packed), pack_groups(&hs, now.hs, now.n, now.k, hs_packed);
+            find_stretch(a, pos, n1 * a->t, &now);
+            const run x_rows = {pos * a->i, 0, now.k};
+            const finish finish = pos > first ? ADD : STORE;
+            if (pack) pack_groups(&xs, &x_rows, 1, now.k, xs_packed), pack_groups(&hs, now.hs, now.n, now.k, hs_packed);
             for (int64_t n = s.n0; n < s.n1; n += PANEL) {
                 const int columns = (int)min64(PANEL, s.n1 - n), nv = (columns + VL - 1) / VL;
                 tile t = {.b = b, .bs = PANEL, .cs = a->width, .last = columns - (nv - 1) * VL, .finish = finish};
                 pack_stretch(&now, a->dz + n, a->width, columns, b);
                 if (to.db && m == 0) FN(column_sums)(b, now.k, PANEL, 0, columns, finish, 0, to.db + n);
                 t.c = to.dwx + x0 * a->width + n;
-                multiply_transposed(t, &xs, xs_packed, now.xs, now.n, now.k, nv);
+                multiply_transposed(t, &xs, xs_packed, &x_rows, 1, now.k, nv);
                 if (n + columns > a->apart) {
                     pack_stretch(&now, a->dzh + n, a->width, columns, b);
                     if (to.dbh && m == 0)
@@ -371,7 +393,7 @@ static void add_sums(const fnn_recurrent_backward_w_args *a, block s, sums to, s
     if (to.dbh && s.m0 == 0) add_row(to.dbh, more.dbh, max64(s.n0 - a->apart, 0), s.n1 - a->apart);
 }
 
-/* forward: z[s] = xs[s] @ wx + b and hs[s] @ wh (+ bh);  their gradients.  With parts half of the shares sum the
+/* forward: z = x[t] @ wx + b and h @ wh (+ bh);  their gradients.  With parts half of the shares sum the
  * first half of the sequences, which they have swept, the others the rest; whoever comes last adds the two. */
 KERNEL(recurrent_backward_w) {
     const int64_t height = a->i + a->h, size = height * a->width, half = a->parts ? a->n / 2 : a->n;

@@ -262,12 +262,12 @@ static void check_recurrence(fnn_cell cell, int64_t n, int64_t t, int64_t i, int
     const bool gates = width > h, lstm = cell == FNN_LSTM, gru = cell == FNN_GRU;
     const int64_t apart = gru ? 2 * h : width;
     float *x = numbers(n * t * i), *wx = numbers(i * width), *wh = numbers(h * width), *b = numbers(width), *bh = numbers(h);
-    float *xs = numbers(t * n * i), *z = gates ? numbers(t * n * width) : NULL, *hs = numbers((t + 1) * n * h);
+    float *z = gates ? numbers(t * n * width) : NULL, *hs = numbers((t + 1) * n * h);
     float *cs = lstm ? numbers((t + 1) * n * h) : NULL, *extra = gates ? numbers(t * n * h) : NULL;
     float *out = numbers(n * t * h), *dout = numbers(n * t * h), *dx = numbers(n * t * i), *dh = numbers(n * h);
     float *dc = lstm ? numbers(n * h) : NULL, *dz = numbers(t * n * width), *dzh = gru ? numbers(t * n * width) : NULL;
     const fnn_recurrent_forward_args forward = {cell, false, true, n, t, i, h, h, 0, NULL, x, NULL, NULL, wx, wh, b, gru ? bh : NULL,
-                                                xs, z, hs, cs, extra, out};
+                                                z, hs, cs, extra, out};
     const fnn_recurrent_backward_args backward = {cell, false, true, n, t, i, h, h, 0, 0, NULL, dout, wx, wh, z, hs, cs, extra,
                                                   dz, dzh, dh, dc, dx};
     fnn_set_threads(threads);
@@ -277,7 +277,7 @@ static void check_recurrence(fnn_cell cell, int64_t n, int64_t t, int64_t i, int
     for (int round = 0; round < 5; round++) {
         float *dwx = numbers(i * width), *dwh = numbers(h * width), *db = numbers(width), *dbh = gru ? numbers(h) : NULL;
         float *parts = round ? calloc((size_t)size + 1, sizeof(float)) : NULL;
-        const fnn_recurrent_backward_w_args sums = {t, n, i, h, width, apart, xs, hs, dz, gru ? dzh : dz, dwx, dwh, db, dbh,
+        const fnn_recurrent_backward_w_args sums = {false, n, t, i, h, width, apart, x, hs, dz, gru ? dzh : dz, dwx, dwh, db, dbh,
                                                     parts, (int *)(parts ? parts + size : NULL)};
         fnn_set_threads(round < 2 ? threads : round - 1);
         fnn_run_op(FNN_OP_recurrent_backward_w, &sums, 1e9, NULL);
@@ -285,8 +285,8 @@ static void check_recurrence(fnn_cell cell, int64_t n, int64_t t, int64_t i, int
             for (int64_t j = 0; j < width; j++) {
                 double sum = 0;
                 for (int64_t r = 0; r < t * n; r++)
-                    sum += m < i ? (double)xs[r * i + m] * (double)dz[r * width + j]
-                                 : (double)hs[r * h + m - i] * (double)(gru ? dzh : dz)[r * width + j];
+                    sum += m < i ? (double)x[r * i + m] * (double)dz[r * width + j]
+                                 : (double)hs[(r + r / t) * h + m - i] * (double)(gru ? dzh : dz)[r * width + j];
                 expect(m < i ? (double)dwx[m * width + j] : (double)dwh[(m - i) * width + j], sum);
             }
         for (int64_t j = 0; j < width; j++) {
@@ -304,7 +304,7 @@ static void check_recurrence(fnn_cell cell, int64_t n, int64_t t, int64_t i, int
         }
         free(dwx), free(dwh), free(db), free(dbh), free(parts);
     }
-    free(x), free(wx), free(wh), free(b), free(bh), free(xs), free(z), free(hs), free(cs), free(extra), free(out), free(dout);
+    free(x), free(wx), free(wh), free(b), free(bh), free(z), free(hs), free(cs), free(extra), free(out), free(dout);
     free(dx), free(dh), free(dc), free(dz), free(dzh), free(first);
 }
 

@@ -185,7 +185,6 @@ cdef extern from "fastnn.h" nogil:
         const float *wh
         const float *b
         const float *bh
-        float *xs
         float *gates
         float *hs
         float *cs
@@ -210,8 +209,9 @@ cdef extern from "fastnn.h" nogil:
         float *dc
         float *dx
     ctypedef struct fnn_recurrent_backward_w_args:
-        int64_t t, n, i, h, width, apart
-        const float *xs
+        cbool reverse
+        int64_t n, t, i, h, width, apart
+        const float *x
         const float *hs
         const float *dz
         const float *dzh

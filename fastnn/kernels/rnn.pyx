@@ -47,7 +47,7 @@ cdef run_forward(fnn_recurrent_forward_args *args, int gates, reads, writes):
 
 
 cdef run_backward(
-    fnn_recurrent_backward_args *args, int gates, reads, writes, const float[:, :, ::1] xs, const float[:, :, ::1] hs,
+    fnn_recurrent_backward_args *args, int gates, reads, writes, const float[:, :, ::1] x, const float[:, :, ::1] hs,
     const float[:, :, ::1] dz, const float[:, :, ::1] dzh, const float[:, ::1] dwx, const float[:, ::1] dwh,
     const float[::1] db, const float[::1] dbh=None,
 ):
@@ -56,44 +56,42 @@ cdef run_backward(
     cdef double columns = args.h + (args.i if args.dx != NULL else 0)
     work = (2.0 * columns + CURVE) * args.n * args.t * gates * args.h
     submit(FNN_OP_recurrent_backward, args, sizeof(args[0]), work, tuple(map(array, reads)), tuple(map(array, writes)))
-    w.t, w.n, w.i, w.h, w.width = args.t, args.n, args.i, args.h, gates * args.h
+    w.reverse, w.n, w.t, w.i, w.h, w.width = args.reverse, args.n, args.t, args.i, args.h, gates * args.h
     w.apart = 2 * args.h if args.cell == FNN_GRU else w.width
-    w.xs, w.hs, w.dz, w.dzh = steps(xs), steps(hs), steps(dz), steps(dzh)
+    w.x, w.hs, w.dz, w.dzh = steps(x), steps(hs), steps(dz), steps(dzh)
     w.dwx, w.dwh, w.db, w.dbh = matrix(dwx), matrix(dwh), vector(db), vector(dbh)
     w.parts, w.arrived = NULL, NULL
     work = 2.0 * w.t * w.n * (w.i + w.h) * w.width
-    reads, writes = (xs, hs, dz, dzh), (dwx, dwh, db, dbh)
+    reads, writes = (x, hs, dz, dzh), (dwx, dwh, db, dbh)
     submit(FNN_OP_recurrent_backward_w, &w, sizeof(w), work, tuple(map(array, reads)), tuple(map(array, writes)))
 
 
 def rnn_forward(
     const float[:, :, ::1] x not None, const float[:, ::1] h0, const int32_t[::1] lengths,
     const float[:, ::1] wx not None, const float[:, ::1] wh not None, const float[::1] b, bint relu,
-    bint reverse, int64_t column, float[:, :, ::1] xs not None, float[:, :, ::1] hs not None,
-    float[:, :, ::1] out not None,
+    bint reverse, int64_t column, float[:, :, ::1] hs not None, float[:, :, ::1] out not None,
 ):
     """Simple recurrence, all steps; see `fastnn.reference`."""
     cdef fnn_recurrent_forward_args args
     _check_shapes(
         "rnn_forward",
         x=(x.base, "NTI"), h0=(array(h0), "NH"), lengths=(array(lengths), "N"), wx=(wx.base, "IH"),
-        wh=(wh.base, "HH"), b=(array(b), "H"), xs=(xs.base, "TNI"), hs=(hs.base, "SNH"),
-        out=(out.base, "NRD"),
+        wh=(wh.base, "HH"), b=(array(b), "H"), hs=(hs.base, "NSH"), out=(out.base, "NRD"),
     )
     _reference.check_sequences("rnn_forward", x.base, hs.base, out.base, known(lengths), column)
     args.cell, args.reverse, args.sequences = FNN_RNN_RELU if relu else FNN_RNN_TANH, reverse, out.shape[1] > 1
-    args.t, args.n, args.i, args.h = xs.shape[0], xs.shape[1], xs.shape[2], wh.shape[0]
+    args.n, args.t, args.i, args.h = x.shape[0], x.shape[1], x.shape[2], wh.shape[0]
     args.d, args.column = out.shape[2], column
     args.lengths, args.x, args.h0 = labels(lengths), steps(x), matrix(h0)
     args.c0, args.wx, args.wh = NULL, matrix(wx), matrix(wh)
-    args.b, args.bh, args.xs = vector(b), NULL, steps(xs)
+    args.b, args.bh = vector(b), NULL
     args.gates, args.hs, args.cs = NULL, steps(hs), NULL
     args.extra, args.out = NULL, steps(out)
-    run_forward(&args, 1, (x, h0, lengths, wx, wh, b), (xs, hs, out))
+    run_forward(&args, 1, (x, h0, lengths, wx, wh, b), (hs, out))
 
 
 def rnn_backward(
-    const float[:, :, ::1] dout not None, const float[:, :, ::1] xs not None,
+    const float[:, :, ::1] dout not None, const float[:, :, ::1] x not None,
     const float[:, :, ::1] hs not None, const int32_t[::1] lengths, const float[:, ::1] wx not None,
     const float[:, ::1] wh not None, bint relu, bint reverse, int64_t column, int64_t bptt_steps,
     float[:, :, ::1] dz not None, float[:, ::1] dh not None, float[:, :, ::1] dx, float[:, ::1] dwx not None,
@@ -103,14 +101,14 @@ def rnn_backward(
     cdef fnn_recurrent_backward_args args
     _check_shapes(
         "rnn_backward",
-        dout=(dout.base, "NRD"), xs=(xs.base, "TNI"), hs=(hs.base, "SNH"), lengths=(array(lengths), "N"),
-        wx=(wx.base, "IH"), wh=(wh.base, "HH"), dz=(dz.base, "TNH"), dh=(dh.base, "NH"),
+        dout=(dout.base, "NRD"), x=(x.base, "NTI"), hs=(hs.base, "NSH"), lengths=(array(lengths), "N"),
+        wx=(wx.base, "IH"), wh=(wh.base, "HH"), dz=(dz.base, "NTH"), dh=(dh.base, "NH"),
         dx=(array(dx), "NTI"), dwx=(dwx.base, "IH"), dwh=(dwh.base, "HH"), db=(array(db), "H"),
     )
-    _reference.check_sequences("rnn_backward", xs.base.swapaxes(0, 1), hs.base, dout.base, known(lengths), column)
+    _reference.check_sequences("rnn_backward", x.base, hs.base, dout.base, known(lengths), column)
     _reference.check_bptt("rnn_backward", bptt_steps)
     args.cell, args.reverse, args.sequences = FNN_RNN_RELU if relu else FNN_RNN_TANH, reverse, dout.shape[1] > 1
-    args.t, args.n, args.i, args.h = xs.shape[0], xs.shape[1], xs.shape[2], wh.shape[0]
+    args.n, args.t, args.i, args.h = x.shape[0], x.shape[1], x.shape[2], wh.shape[0]
     args.d, args.column, args.bptt_steps = dout.shape[2], column, bptt_steps
     args.lengths, args.dout, args.wx = labels(lengths), steps(dout), matrix(wx)
     args.wh, args.gates, args.hs = matrix(wh), NULL, steps(hs)
@@ -118,41 +116,40 @@ def rnn_backward(
     args.dzh, args.dh, args.dc = NULL, matrix(dh), NULL
     args.dx = steps(dx)
     run_backward(
-        &args, 1, (dout, hs, lengths, wx, wh), (dz, dh, dx), xs, hs, dz, dz, dwx, dwh, db
+        &args, 1, (dout, hs, lengths, wx, wh), (dz, dh, dx), x, hs, dz, dz, dwx, dwh, db
     )
 
 
 def lstm_forward(
     const float[:, :, ::1] x not None, const float[:, ::1] h0, const float[:, ::1] c0,
     const int32_t[::1] lengths, const float[:, ::1] wx not None, const float[:, ::1] wh not None,
-    const float[::1] b, bint reverse, int64_t column, float[:, :, ::1] xs not None,
-    float[:, :, ::1] gates not None, float[:, :, ::1] hs not None, float[:, :, ::1] cs not None,
-    float[:, :, ::1] tanh_c not None, float[:, :, ::1] out not None,
+    const float[::1] b, bint reverse, int64_t column, float[:, :, ::1] gates not None,
+    float[:, :, ::1] hs not None, float[:, :, ::1] cs not None, float[:, :, ::1] tanh_c not None,
+    float[:, :, ::1] out not None,
 ):
     """Long short-term memory, all steps; see `fastnn.reference`."""
     cdef fnn_recurrent_forward_args args
     _check_shapes(
         "lstm_forward",
         x=(x.base, "NTI"), h0=(array(h0), "NH"), c0=(array(c0), "NH"), lengths=(array(lengths), "N"),
-        wx=(wx.base, "IG"), wh=(wh.base, "HG"), b=(array(b), "G"), xs=(xs.base, "TNI"),
-        gates=(gates.base, "TNG"), hs=(hs.base, "SNH"), cs=(cs.base, "SNH"), tanh_c=(tanh_c.base, "TNH"),
-        out=(out.base, "NRD"),
+        wx=(wx.base, "IG"), wh=(wh.base, "HG"), b=(array(b), "G"), gates=(gates.base, "NTG"),
+        hs=(hs.base, "NSH"), cs=(cs.base, "NSH"), tanh_c=(tanh_c.base, "NTH"), out=(out.base, "NRD"),
     )
     _reference.check_gates("lstm_forward", wh.base, 4)
     _reference.check_sequences("lstm_forward", x.base, hs.base, out.base, known(lengths), column)
     args.cell, args.reverse, args.sequences = FNN_LSTM, reverse, out.shape[1] > 1
-    args.t, args.n, args.i, args.h = xs.shape[0], xs.shape[1], xs.shape[2], wh.shape[0]
+    args.n, args.t, args.i, args.h = x.shape[0], x.shape[1], x.shape[2], wh.shape[0]
     args.d, args.column = out.shape[2], column
     args.lengths, args.x, args.h0 = labels(lengths), steps(x), matrix(h0)
     args.c0, args.wx, args.wh = matrix(c0), matrix(wx), matrix(wh)
-    args.b, args.bh, args.xs = vector(b), NULL, steps(xs)
+    args.b, args.bh = vector(b), NULL
     args.gates, args.hs, args.cs = steps(gates), steps(hs), steps(cs)
     args.extra, args.out = steps(tanh_c), steps(out)
-    run_forward(&args, 4, (x, h0, c0, lengths, wx, wh, b), (xs, gates, hs, cs, tanh_c, out))
+    run_forward(&args, 4, (x, h0, c0, lengths, wx, wh, b), (gates, hs, cs, tanh_c, out))
 
 
 def lstm_backward(
-    const float[:, :, ::1] dout not None, const float[:, :, ::1] xs not None,
+    const float[:, :, ::1] dout not None, const float[:, :, ::1] x not None,
     const float[:, :, ::1] gates not None, const float[:, :, ::1] hs not None,
     const float[:, :, ::1] cs not None, const float[:, :, ::1] tanh_c not None, const int32_t[::1] lengths,
     const float[:, ::1] wx not None, const float[:, ::1] wh not None, bint reverse, int64_t column,
@@ -163,16 +160,16 @@ def lstm_backward(
     cdef fnn_recurrent_backward_args args
     _check_shapes(
         "lstm_backward",
-        dout=(dout.base, "NRD"), xs=(xs.base, "TNI"), gates=(gates.base, "TNG"), hs=(hs.base, "SNH"),
-        cs=(cs.base, "SNH"), tanh_c=(tanh_c.base, "TNH"), lengths=(array(lengths), "N"), wx=(wx.base, "IG"),
-        wh=(wh.base, "HG"), dz=(dz.base, "TNG"), dh=(dh.base, "NH"), dc=(dc.base, "NH"),
+        dout=(dout.base, "NRD"), x=(x.base, "NTI"), gates=(gates.base, "NTG"), hs=(hs.base, "NSH"),
+        cs=(cs.base, "NSH"), tanh_c=(tanh_c.base, "NTH"), lengths=(array(lengths), "N"), wx=(wx.base, "IG"),
+        wh=(wh.base, "HG"), dz=(dz.base, "NTG"), dh=(dh.base, "NH"), dc=(dc.base, "NH"),
         dx=(array(dx), "NTI"), dwx=(dwx.base, "IG"), dwh=(dwh.base, "HG"), db=(array(db), "G"),
     )
     _reference.check_gates("lstm_backward", wh.base, 4)
-    _reference.check_sequences("lstm_backward", xs.base.swapaxes(0, 1), hs.base, dout.base, known(lengths), column)
+    _reference.check_sequences("lstm_backward", x.base, hs.base, dout.base, known(lengths), column)
     _reference.check_bptt("lstm_backward", bptt_steps)
     args.cell, args.reverse, args.sequences = FNN_LSTM, reverse, dout.shape[1] > 1
-    args.t, args.n, args.i, args.h = xs.shape[0], xs.shape[1], xs.shape[2], wh.shape[0]
+    args.n, args.t, args.i, args.h = x.shape[0], x.shape[1], x.shape[2], wh.shape[0]
     args.d, args.column, args.bptt_steps = dout.shape[2], column, bptt_steps
     args.lengths, args.dout, args.wx = labels(lengths), steps(dout), matrix(wx)
     args.wh, args.gates, args.hs = matrix(wh), steps(gates), steps(hs)
@@ -180,14 +177,14 @@ def lstm_backward(
     args.dzh, args.dh, args.dc = NULL, matrix(dh), matrix(dc)
     args.dx = steps(dx)
     run_backward(
-        &args, 4, (dout, gates, hs, cs, tanh_c, lengths, wx, wh), (dz, dh, dc, dx), xs, hs, dz, dz, dwx, dwh, db
+        &args, 4, (dout, gates, hs, cs, tanh_c, lengths, wx, wh), (dz, dh, dc, dx), x, hs, dz, dz, dwx, dwh, db
     )
 
 
 def gru_forward(
     const float[:, :, ::1] x not None, const float[:, ::1] h0, const int32_t[::1] lengths,
     const float[:, ::1] wx not None, const float[:, ::1] wh not None, const float[::1] b, const float[::1] bh,
-    bint reverse, int64_t column, float[:, :, ::1] xs not None, float[:, :, ::1] gates not None,
+    bint reverse, int64_t column, float[:, :, ::1] gates not None,
     float[:, :, ::1] hn not None, float[:, :, ::1] hs not None, float[:, :, ::1] out not None,
 ):
     """Gated recurrent unit, all steps; see `fastnn.reference`."""
@@ -195,24 +192,24 @@ def gru_forward(
     _check_shapes(
         "gru_forward",
         x=(x.base, "NTI"), h0=(array(h0), "NH"), lengths=(array(lengths), "N"), wx=(wx.base, "IG"),
-        wh=(wh.base, "HG"), b=(array(b), "G"), bh=(array(bh), "H"), xs=(xs.base, "TNI"),
-        gates=(gates.base, "TNG"), hn=(hn.base, "TNH"), hs=(hs.base, "SNH"), out=(out.base, "NRD"),
+        wh=(wh.base, "HG"), b=(array(b), "G"), bh=(array(bh), "H"), gates=(gates.base, "NTG"),
+        hn=(hn.base, "NTH"), hs=(hs.base, "NSH"), out=(out.base, "NRD"),
     )
     _reference.check_gates("gru_forward", wh.base, 3)
     _reference.check_sequences("gru_forward", x.base, hs.base, out.base, known(lengths), column)
     args.cell, args.reverse, args.sequences = FNN_GRU, reverse, out.shape[1] > 1
-    args.t, args.n, args.i, args.h = xs.shape[0], xs.shape[1], xs.shape[2], wh.shape[0]
+    args.n, args.t, args.i, args.h = x.shape[0], x.shape[1], x.shape[2], wh.shape[0]
     args.d, args.column = out.shape[2], column
     args.lengths, args.x, args.h0 = labels(lengths), steps(x), matrix(h0)
     args.c0, args.wx, args.wh = NULL, matrix(wx), matrix(wh)
-    args.b, args.bh, args.xs = vector(b), vector(bh), steps(xs)
+    args.b, args.bh = vector(b), vector(bh)
     args.gates, args.hs, args.cs = steps(gates), steps(hs), NULL
     args.extra, args.out = steps(hn), steps(out)
-    run_forward(&args, 3, (x, h0, lengths, wx, wh, b, bh), (xs, gates, hn, hs, out))
+    run_forward(&args, 3, (x, h0, lengths, wx, wh, b, bh), (gates, hn, hs, out))
 
 
 def gru_backward(
-    const float[:, :, ::1] dout not None, const float[:, :, ::1] xs not None,
+    const float[:, :, ::1] dout not None, const float[:, :, ::1] x not None,
     const float[:, :, ::1] gates not None, const float[:, :, ::1] hn not None,
     const float[:, :, ::1] hs not None, const int32_t[::1] lengths, const float[:, ::1] wx not None,
     const float[:, ::1] wh not None, bint reverse, int64_t column, int64_t bptt_steps,
@@ -223,16 +220,16 @@ def gru_backward(
     cdef fnn_recurrent_backward_args args
     _check_shapes(
         "gru_backward",
-        dout=(dout.base, "NRD"), xs=(xs.base, "TNI"), gates=(gates.base, "TNG"), hn=(hn.base, "TNH"),
-        hs=(hs.base, "SNH"), lengths=(array(lengths), "N"), wx=(wx.base, "IG"), wh=(wh.base, "HG"),
-        dz=(dz.base, "TNG"), dzh=(dzh.base, "TNG"), dh=(dh.base, "NH"), dx=(array(dx), "NTI"),
+        dout=(dout.base, "NRD"), x=(x.base, "NTI"), gates=(gates.base, "NTG"), hn=(hn.base, "NTH"),
+        hs=(hs.base, "NSH"), lengths=(array(lengths), "N"), wx=(wx.base, "IG"), wh=(wh.base, "HG"),
+        dz=(dz.base, "NTG"), dzh=(dzh.base, "NTG"), dh=(dh.base, "NH"), dx=(array(dx), "NTI"),
         dwx=(dwx.base, "IG"), dwh=(dwh.base, "HG"), db=(array(db), "G"), dbh=(array(dbh), "H"),
     )
     _reference.check_gates("gru_backward", wh.base, 3)
-    _reference.check_sequences("gru_backward", xs.base.swapaxes(0, 1), hs.base, dout.base, known(lengths), column)
+    _reference.check_sequences("gru_backward", x.base, hs.base, dout.base, known(lengths), column)
     _reference.check_bptt("gru_backward", bptt_steps)
     args.cell, args.reverse, args.sequences = FNN_GRU, reverse, dout.shape[1] > 1
-    args.t, args.n, args.i, args.h = xs.shape[0], xs.shape[1], xs.shape[2], wh.shape[0]
+    args.n, args.t, args.i, args.h = x.shape[0], x.shape[1], x.shape[2], wh.shape[0]
     args.d, args.column, args.bptt_steps = dout.shape[2], column, bptt_steps
     args.lengths, args.dout, args.wx = labels(lengths), steps(dout), matrix(wx)
     args.wh, args.gates, args.hs = matrix(wh), steps(gates), steps(hs)
@@ -240,5 +237,5 @@ def gru_backward(
     args.dzh, args.dh, args.dc = steps(dzh), matrix(dh), NULL
     args.dx = steps(dx)
     run_backward(
-        &args, 3, (dout, gates, hn, hs, lengths, wx, wh), (dz, dzh, dh, dx), xs, hs, dz, dzh, dwx, dwh, db, dbh
+        &args, 3, (dout, gates, hn, hs, lengths, wx, wh), (dz, dzh, dh, dx), x, hs, dz, dzh, dwx, dwh, db, dbh
     )

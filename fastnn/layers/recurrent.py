@@ -94,12 +94,11 @@ class Recurrent(Weighted):
     def saved(self, n: int, dtype: DTypeLike) -> dict[str, tuple[tuple[int, ...], DTypeLike]]:
         steps, features = self.input_shape
         shapes = {
-            name: (steps + more, n, width * self.units)
+            name: (n, steps + more, width * self.units)
             for name, (more, width) in self.states.items()
         }
         kept: dict[str, tuple[tuple[int, ...], DTypeLike]] = {}
         for suffix in self.suffixes:
-            kept[f"xs{suffix}"] = ((steps, n, features), dtype)
             kept |= {name + suffix: (shape, dtype) for name, shape in shapes.items()}
             kept |= {f"d{name}{suffix}": ((n, self.units), dtype) for name in self.carried}
         if self.stateful:
@@ -131,6 +130,7 @@ class Recurrent(Weighted):
                 getattr(k, self.functions[1]),
                 **self.arguments(suffix, i, saved),
                 dout=dout if self.return_sequences else dout[:, None],
+                x=x,
                 dx=saved.dx_reverse if suffix and dx is not None else dx,
                 bptt_steps=self.bptt_steps or 0,
             )
@@ -141,7 +141,7 @@ class Recurrent(Weighted):
         """Return what both kernels of a direction take, by the names of their parameters."""
         arguments: dict[str, Any] = {
             name: getattr(saved, name + suffix)
-            for name in ("xs", *self.states, *(f"d{name}" for name in self.carried))
+            for name in (*self.states, *(f"d{name}" for name in self.carried))
         }
         for name in ("wx", "wh", "b", "bh"):
             arguments[name] = getattr(self, name + suffix, None)
@@ -159,7 +159,10 @@ class Recurrent(Weighted):
 
     def update(self, k: ModuleType, x: Array, saved: SimpleNamespace) -> None:
         for name, first in zip(self.carried, self.initial_state(saved), strict=True):
-            k.gather_rows(getattr(saved, f"{name}s")[-1], None, 1.0, _START, first)
+            states = getattr(saved, f"{name}s")
+            rows, per_sequence = states.reshape(-1, self.units), states.shape[1]
+            last = np.arange(per_sequence - 1, len(rows), per_sequence)
+            k.gather_rows(rows, last, 1.0, _START, first)
 
     @property
     def state(self) -> Any:

@@ -1,7 +1,7 @@
 """Owns recurrent layers, forward and back through time, as NumPy formulas step by step.
 
-Leaves all memory to the caller; the states that backward needs are arguments. Steps are in the
-order of computation: step s is at time s, or T - 1 - s where ``reverse``.
+Leaves all memory to the caller; the states that backward needs are arguments. States lie between
+the times: time t takes ``h[t]`` to ``h[t+1]``, or ``h[t+1]`` to ``h[t]`` where ``reverse``.
 """
 
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ def check_sequences(
 ) -> None:
     """Check that ``hs`` has T + 1 states, and ``out`` T outputs or one, as wide as needed."""
     steps, units = x.shape[1], hs.shape[2]
-    if len(hs) != steps + 1:
+    if hs.shape[1] != steps + 1:
         raise ValueError(f"{kernel}: hs of shape {hs.shape} does not fit {steps} steps and 1 more")
     if out.shape[1] not in (1, steps) or not 0 <= column <= out.shape[2] - units:
         raise ValueError(
@@ -40,11 +40,31 @@ def check_sequences(
         raise ValueError(f"{kernel}: lengths {lengths} are not all in [1, {steps}]")
 
 
-def running(steps: int, reverse: bool, lengths: Array | None) -> Iterator[tuple[int, int, Array]]:
-    """Yield each step, its time, and which sequences are still running, (N, 1) or (1, 1) bool."""
+def running(
+    steps: int, reverse: bool, lengths: Array | None
+) -> Iterator[tuple[int, int, int, int, Array]]:
+    """Yield each step, its time, the places of the states before and after it, and who still runs.
+
+    The last is (N, 1) or (1, 1) bool.
+    """
     for s in range(steps):
         t = steps - 1 - s if reverse else s
-        yield s, t, np.ones((1, 1), bool) if lengths is None else (t < lengths)[:, None]
+        on = np.ones((1, 1), bool) if lengths is None else (t < lengths)[:, None]
+        yield s, t, t + reverse, t + (not reverse), on
+
+
+def begin(states: Array, first: Array | None, reverse: bool) -> None:
+    """Write the first state to its place."""
+    states[:, -1 if reverse else 0] = 0 if first is None else first
+
+
+def sum_steps(
+    x: Array, hs: Array, dz: Array, dzh: Array, reverse: bool, dwx: Array, dwh: Array
+) -> None:
+    """Write the gradients of the weights, over all times at once."""
+    before = hs[:, 1:] if reverse else hs[:, :-1]
+    dwx[...] = np.tensordot(x, dz, axes=((0, 1), (0, 1)))
+    dwh[...] = np.tensordot(before, dzh, axes=((0, 1), (0, 1)))
 
 
 def write(out: Array, h: Array, t: int, on: Array, column: int, last: bool) -> None:
@@ -74,11 +94,10 @@ def rnn_forward(
     relu: bool,
     reverse: bool,
     column: int,
-    xs: Array,
     hs: Array,
     out: Array,
 ) -> None:
-    """Simple recurrence (Elman 1990): ``h[s+1] = tanh(x[t] @ wx + b + h[s] @ wh)``.
+    """Simple recurrence (Elman 1990): ``h' = tanh(x[t] @ wx + b + h @ wh)``.
 
     Parameters
     ----------
@@ -96,10 +115,8 @@ def rnn_forward(
         From the last time to the first.
     column : int
         Where the states go in each row of ``out``.
-    xs : (T, N, I) float, overwritten
-        ``x`` in the order of the steps.
-    hs : (T + 1, N, H) float, overwritten
-        All states, the first one included.
+    hs : (N, T + 1, H) float, overwritten
+        All states, the first one included, in the order of the times.
     out : (N, T, D) or (N, 1, D) float, columns overwritten
         The states at all times, or the last one.
 
@@ -111,8 +128,8 @@ def rnn_forward(
     Examples
     --------
     >>> x, one = np.ones((1, 2, 1)), np.ones((1, 1))
-    >>> xs, hs, out = np.empty((2, 1, 1)), np.empty((3, 1, 1)), np.empty((1, 2, 1))
-    >>> rnn_forward(x, None, None, one, one, None, True, False, 0, xs, hs, out)
+    >>> hs, out = np.empty((1, 3, 1)), np.empty((1, 2, 1))
+    >>> rnn_forward(x, None, None, one, one, None, True, False, 0, hs, out)
     >>> out.ravel()
     array([1., 2.])
     """
@@ -124,23 +141,21 @@ def rnn_forward(
         wx=(wx, "IH"),
         wh=(wh, "HH"),
         b=(b, "H"),
-        xs=(xs, "TNI"),
-        hs=(hs, "SNH"),
+        hs=(hs, "NSH"),
         out=(out, "NRD"),
     )
     check_sequences("rnn_forward", x, hs, out, lengths, column)
     steps = x.shape[1]
-    hs[0] = 0 if h0 is None else h0
-    for s, t, on in running(steps, reverse, lengths):
-        xs[s] = x[:, t]
-        z = xs[s] @ wx + (0 if b is None else b) + hs[s] @ wh
-        hs[s + 1] = np.where(on, np.maximum(z, 0) if relu else np.tanh(z), hs[s])
-        write(out, hs[s + 1], t, on, column, s == steps - 1)
+    begin(hs, h0, reverse)
+    for s, t, before, after, on in running(steps, reverse, lengths):
+        z = x[:, t] @ wx + (0 if b is None else b) + hs[:, before] @ wh
+        hs[:, after] = np.where(on, np.maximum(z, 0) if relu else np.tanh(z), hs[:, before])
+        write(out, hs[:, after], t, on, column, s == steps - 1)
 
 
 def rnn_backward(
     dout: Array,
-    xs: Array,
+    x: Array,
     hs: Array,
     lengths: Array | None,
     wx: Array,
@@ -156,19 +171,19 @@ def rnn_backward(
     dwh: Array,
     db: Array | None,
 ) -> None:
-    """Back through time over ``z = x[t] @ wx + b + h[s] @ wh``, ``h[s+1] = tanh(z)``.
+    """Back through time over ``z = x[t] @ wx + b + h @ wh``, ``h' = tanh(z)``.
 
-    ``dz = dh * (1 - h[s+1]**2)``, then ``dh = dz @ wh.T``.
+    ``dz = dh * (1 - h'**2)``, then ``dh = dz @ wh.T``.
 
     Parameters
     ----------
     dout : (N, T, D) or (N, 1, D) float
-    xs, hs, lengths, wx, wh, relu, reverse, column
+    x, hs, lengths, wx, wh, relu, reverse, column
         As ``rnn_forward`` took or left them.
     bptt_steps : int
         The gradient ends at steps that are a multiple of it, the state does not (truncated BPTT,
         Williams & Peng 1990); 0 means nowhere.
-    dz : (T, N, H) float, overwritten
+    dz : (N, T, H) float, overwritten
         Gradients of all steps before the activation.
     dh : (N, H) float, overwritten
         Gradient of the first state.
@@ -185,32 +200,31 @@ def rnn_backward(
     check_shapes(
         "rnn_backward",
         dout=(dout, "NRD"),
-        xs=(xs, "TNI"),
-        hs=(hs, "SNH"),
+        x=(x, "NTI"),
+        hs=(hs, "NSH"),
         lengths=(lengths, "N"),
         wx=(wx, "IH"),
         wh=(wh, "HH"),
-        dz=(dz, "TNH"),
+        dz=(dz, "NTH"),
         dh=(dh, "NH"),
         dx=(dx, "NTI"),
         dwx=(dwx, "IH"),
         dwh=(dwh, "HH"),
         db=(db, "H"),
     )
-    check_sequences("rnn_backward", xs.swapaxes(0, 1), hs, dout, lengths, column)
+    check_sequences("rnn_backward", x, hs, dout, lengths, column)
     check_bptt("rnn_backward", bptt_steps)
-    steps, units = len(xs), wh.shape[0]
+    steps, units = x.shape[1], wh.shape[0]
     dh[...] = 0
-    for s, t, on in reversed(list(running(steps, reverse, lengths))):
+    for s, t, _before, after, on in reversed(list(running(steps, reverse, lengths))):
         dh += upstream(dout, units, t, on, column, s == steps - 1)
-        h = hs[s + 1]
-        dz[s] = np.where(on, dh * (h > 0 if relu else 1 - h * h), 0)
-        dh[...] = np.where(on, dz[s] @ wh.T, dh)
+        h = hs[:, after]
+        dz[:, t] = np.where(on, dh * (h > 0 if relu else 1 - h * h), 0)
+        dh[...] = np.where(on, dz[:, t] @ wh.T, dh)
         truncate(dh, s, on, bptt_steps)
         if dx is not None:
-            dx[:, t] = dz[s] @ wx.T
-    dwx[...] = np.tensordot(xs, dz, axes=((0, 1), (0, 1)))
-    dwh[...] = np.tensordot(hs[:-1], dz, axes=((0, 1), (0, 1)))
+            dx[:, t] = dz[:, t] @ wx.T
+    sum_steps(x, hs, dz, dz, reverse, dwx, dwh)
     if db is not None:
         db[...] = dz.sum(axis=(0, 1))
 
@@ -237,7 +251,6 @@ def lstm_forward(
     b: Array | None,
     reverse: bool,
     column: int,
-    xs: Array,
     gates: Array,
     hs: Array,
     cs: Array,
@@ -246,8 +259,8 @@ def lstm_forward(
 ) -> None:
     """Long short-term memory (Hochreiter & Schmidhuber 1997, with forget gates, Gers et al. 2000).
 
-    ``i, f, g, o = split(x[t] @ wx + b + h[s] @ wh)`` (PyTorch's order), then
-    ``c[s+1] = sigmoid(f) * c[s] + sigmoid(i) * tanh(g)``, ``h[s+1] = sigmoid(o) * tanh(c[s+1])``.
+    ``i, f, g, o = split(x[t] @ wx + b + h @ wh)`` (PyTorch's order), then
+    ``c' = sigmoid(f) * c + sigmoid(i) * tanh(g)``, ``h' = sigmoid(o) * tanh(c')``.
 
     Parameters
     ----------
@@ -260,11 +273,10 @@ def lstm_forward(
     b : (4*H,) float or None
     reverse, column
         As in ``rnn_forward``.
-    xs : (T, N, I) float, overwritten
-    gates : (T, N, 4*H) float, overwritten
+    gates : (N, T, 4*H) float, overwritten
         After their activations.
-    hs, cs : (T + 1, N, H) float, overwritten
-    tanh_c : (T, N, H) float, overwritten
+    hs, cs : (N, T + 1, H) float, overwritten
+    tanh_c : (N, T, H) float, overwritten
     out : (N, T, D) or (N, 1, D) float, columns overwritten
 
     Raises
@@ -281,28 +293,27 @@ def lstm_forward(
         wx=(wx, "IG"),
         wh=(wh, "HG"),
         b=(b, "G"),
-        xs=(xs, "TNI"),
-        gates=(gates, "TNG"),
-        hs=(hs, "SNH"),
-        cs=(cs, "SNH"),
-        tanh_c=(tanh_c, "TNH"),
+        gates=(gates, "NTG"),
+        hs=(hs, "NSH"),
+        cs=(cs, "NSH"),
+        tanh_c=(tanh_c, "NTH"),
         out=(out, "NRD"),
     )
     check_gates("lstm_forward", wh, 4)
     check_sequences("lstm_forward", x, hs, out, lengths, column)
     steps = x.shape[1]
-    hs[0] = 0 if h0 is None else h0
-    cs[0] = 0 if c0 is None else c0
-    for s, t, on in running(steps, reverse, lengths):
-        xs[s] = x[:, t]
-        i, f, g, o = np.split(xs[s] @ wx + (0 if b is None else b) + hs[s] @ wh, 4, axis=1)
+    begin(hs, h0, reverse)
+    begin(cs, c0, reverse)
+    for s, t, before, after, on in running(steps, reverse, lengths):
+        z = x[:, t] @ wx + (0 if b is None else b) + hs[:, before] @ wh
+        i, f, g, o = np.split(z, 4, axis=1)
         i, f, g, o = sigmoid(i), sigmoid(f), np.tanh(g), sigmoid(o)
-        c = f * cs[s] + i * g
-        gates[s] = np.concatenate([i, f, g, o], axis=1)
-        tanh_c[s] = np.tanh(c)
-        cs[s + 1] = np.where(on, c, cs[s])
-        hs[s + 1] = np.where(on, o * tanh_c[s], hs[s])
-        write(out, hs[s + 1], t, on, column, s == steps - 1)
+        c = f * cs[:, before] + i * g
+        gates[:, t] = np.concatenate([i, f, g, o], axis=1)
+        tanh_c[:, t] = np.tanh(c)
+        cs[:, after] = np.where(on, c, cs[:, before])
+        hs[:, after] = np.where(on, o * tanh_c[:, t], hs[:, before])
+        write(out, hs[:, after], t, on, column, s == steps - 1)
 
 
 def check_gates(kernel: str, wh: Array, gates: int) -> None:
@@ -313,7 +324,7 @@ def check_gates(kernel: str, wh: Array, gates: int) -> None:
 
 def lstm_backward(
     dout: Array,
-    xs: Array,
+    x: Array,
     gates: Array,
     hs: Array,
     cs: Array,
@@ -332,16 +343,16 @@ def lstm_backward(
     dwh: Array,
     db: Array | None,
 ) -> None:
-    """Back through time over ``c[s+1] = f * c[s] + i * g``, ``h[s+1] = o * tanh(c[s+1])``.
+    """Back through time over ``c' = f * c + i * g``, ``h' = o * tanh(c')``.
 
     Parameters
     ----------
     dout : (N, T, D) or (N, 1, D) float
-    xs, gates, hs, cs, tanh_c, lengths, wx, wh, reverse, column
+    x, gates, hs, cs, tanh_c, lengths, wx, wh, reverse, column
         As ``lstm_forward`` took or left them.
     bptt_steps : int
         As in ``rnn_backward``.
-    dz : (T, N, 4*H) float, overwritten
+    dz : (N, T, 4*H) float, overwritten
         Gradients of all steps before the activations.
     dh, dc : (N, H) float, overwritten
         Gradients of the first states.
@@ -358,15 +369,15 @@ def lstm_backward(
     check_shapes(
         "lstm_backward",
         dout=(dout, "NRD"),
-        xs=(xs, "TNI"),
-        gates=(gates, "TNG"),
-        hs=(hs, "SNH"),
-        cs=(cs, "SNH"),
-        tanh_c=(tanh_c, "TNH"),
+        x=(x, "NTI"),
+        gates=(gates, "NTG"),
+        hs=(hs, "NSH"),
+        cs=(cs, "NSH"),
+        tanh_c=(tanh_c, "NTH"),
         lengths=(lengths, "N"),
         wx=(wx, "IG"),
         wh=(wh, "HG"),
-        dz=(dz, "TNG"),
+        dz=(dz, "NTG"),
         dh=(dh, "NH"),
         dc=(dc, "NH"),
         dx=(dx, "NTI"),
@@ -375,25 +386,24 @@ def lstm_backward(
         db=(db, "G"),
     )
     check_gates("lstm_backward", wh, 4)
-    check_sequences("lstm_backward", xs.swapaxes(0, 1), hs, dout, lengths, column)
+    check_sequences("lstm_backward", x, hs, dout, lengths, column)
     check_bptt("lstm_backward", bptt_steps)
-    steps, units = len(xs), wh.shape[0]
+    steps, units = x.shape[1], wh.shape[0]
     dh[...] = dc[...] = 0
-    for s, t, on in reversed(list(running(steps, reverse, lengths))):
+    for s, t, before, _after, on in reversed(list(running(steps, reverse, lengths))):
         dh += upstream(dout, units, t, on, column, s == steps - 1)
-        i, f, g, o = np.split(gates[s], 4, axis=1)
-        e = dc + dh * o * (1 - tanh_c[s] ** 2)
-        di, df, dg, do = e * g, e * cs[s], e * i, dh * tanh_c[s]
+        i, f, g, o = np.split(gates[:, t], 4, axis=1)
+        e = dc + dh * o * (1 - tanh_c[:, t] ** 2)
+        di, df, dg, do = e * g, e * cs[:, before], e * i, dh * tanh_c[:, t]
         z = [di * i * (1 - i), df * f * (1 - f), dg * (1 - g * g), do * o * (1 - o)]
-        dz[s] = np.where(on, np.concatenate(z, axis=1), 0)
+        dz[:, t] = np.where(on, np.concatenate(z, axis=1), 0)
         dc[...] = np.where(on, e * f, dc)
-        dh[...] = np.where(on, dz[s] @ wh.T, dh)
+        dh[...] = np.where(on, dz[:, t] @ wh.T, dh)
         truncate(dh, s, on, bptt_steps)
         truncate(dc, s, on, bptt_steps)
         if dx is not None:
-            dx[:, t] = dz[s] @ wx.T
-    dwx[...] = np.tensordot(xs, dz, axes=((0, 1), (0, 1)))
-    dwh[...] = np.tensordot(hs[:-1], dz, axes=((0, 1), (0, 1)))
+            dx[:, t] = dz[:, t] @ wx.T
+    sum_steps(x, hs, dz, dz, reverse, dwx, dwh)
     if db is not None:
         db[...] = dz.sum(axis=(0, 1))
 
@@ -408,7 +418,6 @@ def gru_forward(
     bh: Array | None,
     reverse: bool,
     column: int,
-    xs: Array,
     gates: Array,
     hn: Array,
     hs: Array,
@@ -416,8 +425,8 @@ def gru_forward(
 ) -> None:
     """Gated recurrent unit (Cho et al. 2014) in PyTorch's form.
 
-    ``r, u = sigmoid(x[t] @ wx_ru + b_ru + h[s] @ wh_ru)``, ``hn = h[s] @ wh_n + bh``,
-    ``n = tanh(x[t] @ wx_n + b_n + r * hn)``, ``h[s+1] = (1 - u) * n + u * h[s]``.
+    ``r, u = sigmoid(x[t] @ wx_ru + b_ru + h @ wh_ru)``, ``hn = h @ wh_n + bh``,
+    ``n = tanh(x[t] @ wx_n + b_n + r * hn)``, ``h' = (1 - u) * n + u * h``.
 
     Parameters
     ----------
@@ -433,11 +442,10 @@ def gru_forward(
         For n, that of the state.
     reverse, column
         As in ``rnn_forward``.
-    xs : (T, N, I) float, overwritten
-    gates : (T, N, 3*H) float, overwritten
+    gates : (N, T, 3*H) float, overwritten
         After their activations.
-    hn : (T, N, H) float, overwritten
-    hs : (T + 1, N, H) float, overwritten
+    hn : (N, T, H) float, overwritten
+    hs : (N, T + 1, H) float, overwritten
     out : (N, T, D) or (N, 1, D) float, columns overwritten
 
     Raises
@@ -454,31 +462,30 @@ def gru_forward(
         wh=(wh, "HG"),
         b=(b, "G"),
         bh=(bh, "H"),
-        xs=(xs, "TNI"),
-        gates=(gates, "TNG"),
-        hn=(hn, "TNH"),
-        hs=(hs, "SNH"),
+        gates=(gates, "NTG"),
+        hn=(hn, "NTH"),
+        hs=(hs, "NSH"),
         out=(out, "NRD"),
     )
     check_gates("gru_forward", wh, 3)
     check_sequences("gru_forward", x, hs, out, lengths, column)
     steps, units = x.shape[1], wh.shape[0]
-    hs[0] = 0 if h0 is None else h0
-    for s, t, on in running(steps, reverse, lengths):
-        xs[s] = x[:, t]
-        r, u, n = np.split(xs[s] @ wx + (0 if b is None else b), 3, axis=1)
-        hr, hu = np.split(hs[s] @ wh[:, : 2 * units], 2, axis=1)
-        hn[s] = hs[s] @ wh[:, 2 * units :] + (0 if bh is None else bh)
+    begin(hs, h0, reverse)
+    for s, t, before, after, on in running(steps, reverse, lengths):
+        h = hs[:, before]
+        r, u, n = np.split(x[:, t] @ wx + (0 if b is None else b), 3, axis=1)
+        hr, hu = np.split(h @ wh[:, : 2 * units], 2, axis=1)
+        hn[:, t] = h @ wh[:, 2 * units :] + (0 if bh is None else bh)
         r, u = sigmoid(r + hr), sigmoid(u + hu)
-        n = np.tanh(n + r * hn[s])
-        gates[s] = np.concatenate([r, u, n], axis=1)
-        hs[s + 1] = np.where(on, (1 - u) * n + u * hs[s], hs[s])
-        write(out, hs[s + 1], t, on, column, s == steps - 1)
+        n = np.tanh(n + r * hn[:, t])
+        gates[:, t] = np.concatenate([r, u, n], axis=1)
+        hs[:, after] = np.where(on, (1 - u) * n + u * h, h)
+        write(out, hs[:, after], t, on, column, s == steps - 1)
 
 
 def gru_backward(
     dout: Array,
-    xs: Array,
+    x: Array,
     gates: Array,
     hn: Array,
     hs: Array,
@@ -497,16 +504,16 @@ def gru_backward(
     db: Array | None,
     dbh: Array | None,
 ) -> None:
-    """Back through time over ``n = tanh(z_n + r * hn)``, ``h[s+1] = (1 - u) * n + u * h[s]``.
+    """Back through time over ``n = tanh(z_n + r * hn)``, ``h' = (1 - u) * n + u * h``.
 
     Parameters
     ----------
     dout : (N, T, D) or (N, 1, D) float
-    xs, gates, hn, hs, lengths, wx, wh, reverse, column
+    x, gates, hn, hs, lengths, wx, wh, reverse, column
         As ``gru_forward`` took or left them.
     bptt_steps : int
         As in ``rnn_backward``.
-    dz, dzh : (T, N, 3*H) float, overwritten
+    dz, dzh : (N, T, 3*H) float, overwritten
         Gradients of all steps before the activations: on the input's side, and on the state's.
     dh : (N, H) float, overwritten
         Gradient of the first state.
@@ -524,15 +531,15 @@ def gru_backward(
     check_shapes(
         "gru_backward",
         dout=(dout, "NRD"),
-        xs=(xs, "TNI"),
-        gates=(gates, "TNG"),
-        hn=(hn, "TNH"),
-        hs=(hs, "SNH"),
+        x=(x, "NTI"),
+        gates=(gates, "NTG"),
+        hn=(hn, "NTH"),
+        hs=(hs, "NSH"),
         lengths=(lengths, "N"),
         wx=(wx, "IG"),
         wh=(wh, "HG"),
-        dz=(dz, "TNG"),
-        dzh=(dzh, "TNG"),
+        dz=(dz, "NTG"),
+        dzh=(dzh, "NTG"),
         dh=(dh, "NH"),
         dx=(dx, "NTI"),
         dwx=(dwx, "IG"),
@@ -541,23 +548,22 @@ def gru_backward(
         dbh=(dbh, "H"),
     )
     check_gates("gru_backward", wh, 3)
-    check_sequences("gru_backward", xs.swapaxes(0, 1), hs, dout, lengths, column)
+    check_sequences("gru_backward", x, hs, dout, lengths, column)
     check_bptt("gru_backward", bptt_steps)
-    steps, units = len(xs), wh.shape[0]
+    steps, units = x.shape[1], wh.shape[0]
     dh[...] = 0
-    for s, t, on in reversed(list(running(steps, reverse, lengths))):
+    for s, t, before, _after, on in reversed(list(running(steps, reverse, lengths))):
         dh += upstream(dout, units, t, on, column, s == steps - 1)
-        r, u, n = np.split(gates[s], 3, axis=1)
+        r, u, n = np.split(gates[:, t], 3, axis=1)
         dn = dh * (1 - u) * (1 - n * n)
-        dr, du = dn * hn[s] * r * (1 - r), dh * (hs[s] - n) * u * (1 - u)
-        dz[s] = np.where(on, np.concatenate([dr, du, dn], axis=1), 0)
-        dzh[s] = np.where(on, np.concatenate([dr, du, dn * r], axis=1), 0)
-        dh[...] = np.where(on, dh * u + dzh[s] @ wh.T, dh)
+        dr, du = dn * hn[:, t] * r * (1 - r), dh * (hs[:, before] - n) * u * (1 - u)
+        dz[:, t] = np.where(on, np.concatenate([dr, du, dn], axis=1), 0)
+        dzh[:, t] = np.where(on, np.concatenate([dr, du, dn * r], axis=1), 0)
+        dh[...] = np.where(on, dh * u + dzh[:, t] @ wh.T, dh)
         truncate(dh, s, on, bptt_steps)
         if dx is not None:
-            dx[:, t] = dz[s] @ wx.T
-    dwx[...] = np.tensordot(xs, dz, axes=((0, 1), (0, 1)))
-    dwh[...] = np.tensordot(hs[:-1], dzh, axes=((0, 1), (0, 1)))
+            dx[:, t] = dz[:, t] @ wx.T
+    sum_steps(x, hs, dz, dzh, reverse, dwx, dwh)
     if db is not None:
         db[...] = dz.sum(axis=(0, 1))
     if dbh is not None:
