@@ -33,7 +33,7 @@ def gradient_norms(recurrent: fnn.Layer, x: np.ndarray, dout: np.ndarray) -> np.
     out = np.empty_like(dout)
     recurrent.forward(reference, x, out, saved)
     recurrent.backward(reference, dout, x, out, None, saved)
-    norms: np.ndarray = np.sqrt((saved.dz**2).sum(axis=(1, 2)))
+    norms: np.ndarray = np.sqrt((saved.dz**2).sum(axis=(0, 2)))
     return norms
 
 

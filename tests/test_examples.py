@@ -6,13 +6,17 @@ Owns their exit codes, output and figures; what training computes is tested else
 import csv
 import os
 import re
+import runpy
 import struct
 import subprocess
 import sys
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+import fastnn as fnn
 
 DEMO = Path(__file__).parents[1] / "examples" / "demo.py"
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -187,6 +191,17 @@ from test_docs import small_set
 few = [(x[:{images}], y[:{images}]) for x, y in small_set()]
 d.load_mnist = d.load_fashion_mnist = lambda: few
 """
+
+
+def test_gradient_norms_are_those_of_the_steps():
+    """Weights of a tenth let a tenth of the gradient through to the step before."""
+    recurrent = fnn.RNN(6)
+    fnn.Sequential([recurrent], input_shape=(4, 2))
+    recurrent.wh[...] = 0.1 * np.eye(6)
+    functions = runpy.run_path(str(DEMO.with_name("rnn.py")))
+    x, dout = np.zeros((3, 4, 2), np.float32), np.ones((3, 6), np.float32)
+    norms = functions["gradient_norms"](recurrent, x, dout)
+    np.testing.assert_allclose(norms, np.sqrt(18) * 0.1 ** np.arange(3, -1, -1.0), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
