@@ -522,8 +522,13 @@ typedef struct {
     double seconds;  /* spent, while profiling */
 } fnn_plan_op;
 
+/* How many threads run a plan: at most so many, now so many; what the next trial is of, and after how many ns of running
+ * it comes, how many it was after the last one; ns of a step. */
+typedef struct { int most, threads; bool more; int64_t wait, pause; double step; } fnn_pace;
+
 typedef struct {
     fnn_plan_op *ops;
+    fnn_pace pace;
     int n, capacity;
     int once; /* so many ops belong to the first step of a replay alone: later ones find their work done */
     double work;

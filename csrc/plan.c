@@ -4,6 +4,7 @@
  * a step. */
 #include "fastnn.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -45,7 +46,9 @@ static void halt(fnn_team *team) { __atomic_store_n(&team->halt, 1, __ATOMIC_REL
 typedef struct {
     fnn_plan *plan;
     fnn_team *team;
-    int64_t steps, deadline, done;
+    int (*poll)(void);
+    int64_t wanted, end;           /* steps in all, and when to end early, ns */
+    int64_t steps, deadline, done; /* the same of the stretch that is run now; steps so far */
     bool profile, interruptible;
     int status; /* of the op that stopped the step */
 } run_state;
@@ -102,14 +105,70 @@ static void run_steps(void *context, fnn_team *team, int thread) {
     }
 }
 
+/* ---- how many threads ------------------------------------------------------------------------ */
+
+/* Where a step takes microseconds, to meet may take longer than to compute alone: it depends on how far the cores are
+ * apart, and on who else uses them.  So from time to time half or twice as many threads run some steps, to the same bits;
+ * the longer nothing is gained, the more rarely. */
+enum { TRIAL = 1000000, RUNS = 3, PAUSE = 50000000, LONGEST_PAUSE = 1600000000, LONG_STEP = 500000 /* all in ns */ };
+
+/* Runs so many steps, if nothing ends them before; returns the ns that a step took. */
+static double run_on(run_state *run, int threads, int64_t steps, int64_t deadline) {
+    const int64_t start = fnn_now(), before = run->done;
+    run->steps = steps, run->deadline = deadline;
+    fnn_team_init(run->team, run->poll);
+    fnn_parallel(run_steps, run, threads, run->team);
+    const int64_t took = fnn_now() - start;
+    run->plan->pace.wait -= took;
+    return (double)took / (double)(run->done - before);
+}
+
+static bool has_ended(const run_state *run) {
+    return run->status != FNN_OK || run->team->interrupted || run->done == run->wanted || fnn_now() >= run->end;
+}
+
+/* Compares runs of so many steps with half or twice as many threads, and keeps what is faster. */
+static void try_others(run_state *run, int64_t steps) {
+    fnn_pace *const pace = &run->plan->pace;
+    if (pace->threads == 1 || pace->threads == pace->most) pace->more = pace->threads == 1;
+    const int others = !pace->more ? pace->threads / 2 : 2 * pace->threads < pace->most ? 2 * pace->threads : pace->most;
+    double best[2] = {INFINITY, INFINITY};
+    for (int i = 0; i < 2 * RUNS; i++) {
+        const double step = run_on(run, i < RUNS ? pace->threads : others, steps, run->end);
+        if (has_ended(run)) return;
+        if (step < best[i / RUNS]) best[i / RUNS] = step;
+    }
+    const bool better = best[1] < 0.97 * best[0];
+    if (better) pace->threads = others;
+    else pace->more = !pace->more;
+    pace->step = best[better];
+    pace->pause = better ? PAUSE : 2 * pace->pause < LONGEST_PAUSE ? 2 * pace->pause : LONGEST_PAUSE;
+    pace->wait = pace->pause;
+}
+
 fnn_outcome fnn_plan_run(fnn_plan *plan, int64_t steps, int64_t budget, bool profile, int (*poll)(void), int64_t *done) {
     fnn_team team;
-    run_state run = {.plan = plan, .team = &team, .steps = steps, .profile = profile, .deadline = fnn_now() + budget};
+    run_state run = {.plan = plan, .team = &team, .wanted = steps, .end = fnn_now() + budget, .profile = profile};
     bool parallel = false;
     for (int i = 0; i < plan->n; i++) parallel |= !plan->ops[i].serial;
     run.interruptible = poll && plan->work >= FNN_LONG_WORK;
-    fnn_team_init(&team, run.interruptible ? poll : NULL);
-    fnn_parallel(run_steps, &run, parallel ? FNN_MAX_THREADS : 1, &team);
+    run.poll = run.interruptible ? poll : NULL;
+    fnn_pace *const pace = &plan->pace;
+    const int most = parallel ? fnn_get_threads() : 1;
+    if (pace->most != most) *pace = (fnn_pace){.most = most, .threads = most, .pause = PAUSE, .wait = PAUSE};
+    do {
+        const double left = (double)(steps - run.done), few = left / (2 * RUNS + 1);
+        const double trial = pace->step > 0 && TRIAL / pace->step < few ? ceil(TRIAL / pace->step) : floor(few);
+        const bool worth = most > 1 && !profile && pace->step < LONG_STEP && trial * pace->step >= TRIAL / 10;
+        if (worth && pace->wait <= 0) {
+            try_others(&run, (int64_t)trial);
+        } else {
+            const bool pauses = worth || (most > 1 && pace->step == 0 && !profile);
+            const int64_t next = fnn_now() + pace->wait, until = pauses && next < run.end ? next : run.end;
+            const double step = run_on(&run, profile ? most : pace->threads, steps - run.done, until);
+            if (!profile) pace->step = step;
+        }
+    } while (!has_ended(&run));
     *done = run.done;
     return team.interrupted ? FNN_HALTED_USER : outcome(run.status);
 }

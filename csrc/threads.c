@@ -209,7 +209,8 @@ static void *worker(void *thread) {
         seen = wait_change(&pool.jobs, seen, &pool.sleepers, 0);
         if (LOAD(pool.quit)) return NULL;
         ADD(pool.inside, 1);
-        if (__atomic_load_n(&pool.open, __ATOMIC_SEQ_CST)) pool.job(pool.context, pool.team, (int)(intptr_t)thread);
+        if (__atomic_load_n(&pool.open, __ATOMIC_SEQ_CST) && (intptr_t)thread < pool.team->n)
+            pool.job(pool.context, pool.team, (int)(intptr_t)thread);
         if (ADD(pool.inside, -1) == 0) wake_all(&pool.inside);
     }
 }
@@ -267,7 +268,7 @@ void fnn_parallel(fnn_job job, void *context, int n, fnn_team *team) {
             if (pool.workers) stop_workers();
             start_workers(wanted - 1);
         }
-        seat(team, pool.workers + 1);
+        seat(team, pool.workers + 1 < n ? pool.workers + 1 : n);
         pool.job = job, pool.context = context, pool.team = team;
         __atomic_store_n(&pool.open, 1, __ATOMIC_SEQ_CST);
         hand_out();

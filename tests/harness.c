@@ -219,13 +219,14 @@ static void check_plan(int64_t n, int64_t i, int64_t o, int threads) {
     free(x), free(w), free(b), free(first);
 }
 
-/* steps of one sample, each joined with the next: with 1 thread, with several, and one at a time */
+/* steps of one sample, each joined with the next: with 1 thread, with several, one at a time, in trials of fewer threads,
+ * and in trials that the end of the data ends */
 static void check_joined(int64_t i, int64_t o, int threads) {
     enum { ROWS = 20 };
     const size_t size = sizeof(float) * (size_t)(i * o);
     float *data = numbers(ROWS * i), *w = numbers(i * o), *b = numbers(o), lr = 1e-3f, *first = malloc(size);
     paint(data, ROWS * i, i, 0.5f);
-    for (int round = 0; round < 3; round++) {
+    for (int round = 0; round < 5; round++) {
         float *x = malloc(sizeof(float) * (size_t)i), *weights = malloc(size), *out = numbers(o);
         float *bias = malloc(sizeof(float) * (size_t)o);
         float *parts = calloc((size_t)(fnn_blocks(i) * o) + 1, sizeof(float));
@@ -234,16 +235,26 @@ static void check_joined(int64_t i, int64_t o, int threads) {
         fnn_plan plan = {.once = 2};
         const double work = 1e6;
         fnn_gather_rows_args gather = {data, false, NULL, 1, clock, x, 1, i, ROWS};
+        const int32_t labels[ROWS] = {0};
+        int32_t label;
+        fnn_gather_labels_args gather_label = {labels, NULL, clock, &label, 1, 1, ROWS};
         fnn_dense_forward_args forward = {x, weights, bias, out, 1, i, o, FNN_TANH, 0, out, true, NULL, NULL};
         fnn_dense_backward_w_args joined = {out, x, NULL, NULL, 1, i, o, &lr, 1, clock, weights, bias, 0, 0.1f * (float)(i % 2), true,
                                             &gather, &forward, parts, (int *)(parts + fnn_blocks(i) * o)};
         fnn_advance_args advance = {1, clock};
         fnn_plan_append(&plan, FNN_OP_gather_rows, &gather, sizeof gather, work);
         fnn_plan_append(&plan, FNN_OP_dense_forward, &forward, sizeof forward, work);
+        fnn_plan_append(&plan, FNN_OP_gather_labels, &gather_label, sizeof gather_label, 1);
         fnn_plan_append(&plan, FNN_OP_dense_backward_w, &joined, sizeof joined, work);
         fnn_plan_append(&plan, FNN_OP_advance, &advance, sizeof advance, 1);
         fnn_set_threads(round ? threads : 1);
-        for (; total < ROWS; total += done) fnn_plan_run(&plan, round < 2 ? ROWS - total : 1, 2000000, false, never, &done);
+        if (round > 2) plan.pace = (fnn_pace){.most = threads, .threads = threads, .pause = 1, .step = 1e5};
+        const int64_t more = round == 4 ? 22 : 0, budget = round > 2 ? 60000000000 : 2000000;
+        for (; total < ROWS; total += done) {
+            const fnn_outcome end = fnn_plan_run(&plan, round == 2 ? 1 : ROWS - total + more, budget, false, never, &done);
+            if ((end == FNN_HALTED_END) != (round == 4)) failures++;
+        }
+        if (round == 3 && threads > 1 && plan.pace.step == 1e5) failures++; /* there was no trial */
         if (clock[FNN_ROW] != ROWS) failures++;
         if (round == 0) memcpy(first, weights, size);
         else if (memcmp(first, weights, size)) failures++;

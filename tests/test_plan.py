@@ -1,5 +1,6 @@
 """The recorded step: capture, fusion, replay, profile, and what may go wrong in each."""
 
+import os
 import threading
 
 import numpy as np
@@ -205,6 +206,23 @@ def test_shared_ops_give_the_same_bits(optimizer, threads, compiled):
         assert trainer.plan.replay(4, budget=60) == 4
         assert not np.array_equal(trainer.model.theta, before)
         results.append(trainer.model.theta.copy())
+    np.testing.assert_array_equal(*results)
+
+
+def test_trials_find_out_that_there_are_too_many_threads(compiled):
+    """Of far more than processors at most half are left, and no bit changes."""
+    results, most = [], min(16 * os.cpu_count(), 256)
+    for n in (1, most):
+        fnn.set_num_threads(n)
+        trainer = make_trainer(
+            [fnn.Dense(128)], features=784, samples=3000, batch=1, optimizer=fnn.SGD(1e-4)
+        )
+        assert trainer.plan.threads == 0
+        for _ in range(8):
+            trainer.clock[:] = 0
+            assert trainer.plan.replay(3000, budget=600) == 3000
+        results.append(trainer.model.theta.copy())
+        assert trainer.plan.threads in range(1, 1 + (n + 1) // 2)
     np.testing.assert_array_equal(*results)
 
 

@@ -529,8 +529,11 @@ cdef extern from "fastnn.h" nogil:
         double work
         cbool serial, barrier, commits
         double seconds
+    ctypedef struct fnn_pace:
+        int threads
     ctypedef struct fnn_plan:
         fnn_plan_op *ops
+        fnn_pace pace
         int n, capacity
         int once
         double work

@@ -747,6 +747,11 @@ cdef class Plan:
             raise IndexError(f"after {done} of {steps} steps the clock is past the end of the epoch's data")
         return done
 
+    @property
+    def threads(self):
+        """How many threads run a short step now, as trials have shown; 0 before the first replay."""
+        return self.plan.pace.threads
+
     def replay(self, int64_t steps=1, double budget=0.04):
         """Runs up to `steps` whole steps, at least one, for at most about `budget` seconds.
 
