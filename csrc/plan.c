@@ -112,10 +112,11 @@ static void run_steps(void *context, fnn_team *team, int thread) {
  * the longer nothing is gained, the more rarely. */
 enum { TRIAL = 1000000, RUNS = 3, PAUSE = 50000000, LONGEST_PAUSE = 1600000000, LONG_STEP = 500000 /* all in ns */ };
 
-/* Runs so many steps, if nothing ends them before; returns the ns that a step took. */
+/* Runs so many steps, if there are as many left and nothing ends them before; returns the ns that a step took. */
 static double run_on(run_state *run, int threads, int64_t steps, int64_t deadline) {
     const int64_t start = fnn_now(), before = run->done;
-    run->steps = steps, run->deadline = deadline;
+    run->steps = steps < run->wanted - before ? steps : run->wanted - before;
+    run->deadline = deadline;
     fnn_team_init(run->team, run->poll);
     fnn_parallel(run_steps, run, threads, run->team);
     const int64_t took = fnn_now() - start;
@@ -157,8 +158,8 @@ fnn_outcome fnn_plan_run(fnn_plan *plan, int64_t steps, int64_t budget, bool pro
     const int most = parallel ? fnn_get_threads() : 1;
     if (pace->most != most) *pace = (fnn_pace){.most = most, .threads = most, .pause = PAUSE, .wait = PAUSE};
     do {
-        const double left = (double)(steps - run.done), few = left / (2 * RUNS + 1);
-        const double trial = pace->step > 0 && TRIAL / pace->step < few ? ceil(TRIAL / pace->step) : floor(few);
+        const double few = floor((double)(steps - run.done) / (2 * RUNS + 1));
+        const double trial = pace->step > 0 && TRIAL / pace->step < few ? ceil(TRIAL / pace->step) : few;
         const bool worth = most > 1 && !profile && pace->step < LONG_STEP && trial * pace->step >= TRIAL / 10;
         if (worth && pace->wait <= 0) {
             try_others(&run, (int64_t)trial);
