@@ -25,8 +25,8 @@ if X86:
 KERNELS = ["tile", "gemm", "batchnorm", "conv2d", "elementwise", "embedding", "loss", "norms"]
 KERNELS += ["optimizer", "pool2d", "rnn", "step", "table"]
 SHARED = ["threads", "plan", "dispatch"]
-MODULES = ["plan", "batchnorm", "conv2d", "dense", "elementwise", "embedding", "loss", "norms"]
-MODULES += ["optimizer", "pool2d", "rnn", "step"]
+MODULES = ["plan", "fusion", "batchnorm", "conv2d", "dense", "elementwise", "embedding", "loss"]
+MODULES += ["norms", "optimizer", "pool2d", "rnn", "step"]
 
 CFLAGS = [
     "-std=gnu11",

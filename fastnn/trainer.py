@@ -91,7 +91,7 @@ def record(k: ModuleType, step: Callable[[], None], fuse: bool) -> Any:
     with plan.capture():
         step()
     if fuse:
-        plan.fuse()
+        k.fuse(plan)
     return plan
 
 

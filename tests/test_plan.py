@@ -293,7 +293,7 @@ def test_a_sum_of_no_terms(compiled):
     with plan.capture():
         compiled.dense_forward(x, w, b + 1, out)
         compiled.log_step(loss, None, clock, losses, None)  # a training step, then
-    plan.fuse()
+    compiled.fuse(plan)
     assert plan.replay(1) == 1
     np.testing.assert_array_equal(out, 2)
 

@@ -10,6 +10,7 @@ from fastnn.kernels.conv2d import *
 from fastnn.kernels.dense import *
 from fastnn.kernels.elementwise import *
 from fastnn.kernels.embedding import *
+from fastnn.kernels.fusion import fuse
 from fastnn.kernels.loss import *
 from fastnn.kernels.norms import *
 from fastnn.kernels.optimizer import *

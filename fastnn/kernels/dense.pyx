@@ -80,7 +80,7 @@ def dense_forward(
     """out = x @ w + b, for x (N, I), w (I, O), b (O,) or None, out (N, O)."""
     cdef fnn_dense_forward_args args
     check_dense("dense_forward", x, w, b, out)
-    memset(&args, 0, sizeof(args)) # what Plan.fuse sets
+    memset(&args, 0, sizeof(args)) # what fusion sets
     args.x = &x[0, 0]
     args.w = &w[0, 0]
     args.out = &out[0, 0]
@@ -103,7 +103,7 @@ def dense_backward(
     cdef fnn_dense_backward_x_args for_x
     cdef fnn_dense_backward_w_args for_w
     check_dense("dense_backward", x, w, db, dout)
-    memset(&for_x, 0, sizeof(for_x)) # what Plan.fuse sets
+    memset(&for_x, 0, sizeof(for_x)) # what fusion sets
     memset(&for_w, 0, sizeof(for_w))
     if dw.shape[0] != w.shape[0] or dw.shape[1] != w.shape[1]:
         raise ValueError(f"dense_backward: dw {tuple(dw.base.shape)} must have w's shape {tuple(w.base.shape)}")

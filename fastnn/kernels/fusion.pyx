@@ -1,0 +1,516 @@
+"""What makes a recorded step faster before it is replayed: neighbouring ops become one pass over memory.
+
+Owns which ops may be merged or moved, and what the threads share within them.
+"""
+
+from libc.stdint cimport int64_t, intptr_t
+
+import numpy as np
+
+from fastnn.kernels.csrc cimport *
+from fastnn.kernels.plan cimport Operand, Plan, any_overlap
+
+# floats between two parameters of a flat vector are fewer than this
+cdef int64_t PADDING = 16
+# convolutions of fewer images are shared by rows and channels, too, and pooled apart
+cdef int64_t POOLED_IMAGES = 16
+
+# the time to read a weight is that of a product of so many samples
+cdef int64_t READING = 3
+# a thread sums the terms of its rows of a weight for so many samples: adding up the threads' sums takes
+# its time, too
+cdef int64_t MANY = 128
+# a recurrent layer's sums over so many rows or more are worth adding up
+cdef int64_t LONG = 128
+
+
+# ops that may stand between the gradients of a layer's input and of the activation before it
+cdef set WEIGHT_GRADIENTS = {FNN_OP_dense_backward_w, FNN_OP_conv2d_backward_w, FNN_OP_sum_rows}
+
+
+def fuse(Plan plan):
+    """Merges neighbours into one pass over memory; results stay equal within rounding.
+
+    dense + activation, convolution + ReLU + max pooling, the gradient of a dense, convolutional
+    or max pooling layer's input + that of the activation before it, and plain SGD applied by the
+    product that computes a weight's gradient. Where the samples end in one loss, the ground
+    that most of them have in common is summed once. Threads keep the rows of the weights, and the
+    sequences, that they have worked on. Steps of one sample are joined.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastnn import kernels
+    >>> x, w, out = np.ones((2, 3), np.float32), np.ones((3, 4), np.float32), np.empty((2, 4), np.float32)
+    >>> plan = kernels.Plan()
+    >>> with plan.capture():
+    ...     kernels.dense_forward(x, w, None, out)
+    ...     kernels.tanh_forward(out.reshape(-1), out.reshape(-1))
+    >>> len(plan)
+    2
+    >>> kernels.fuse(plan)
+    >>> [op["name"] for op in plan.table()]
+    ['dense_forward + tanh_forward']
+    """
+    sum_backgrounds_once(plan)
+    share_weights(plan)
+    fuse_forward(plan)
+    fuse_backward(plan)
+    fuse_pooling(plan)
+    fuse_sgd(plan)
+    cut_updates(plan)
+    join_steps(plan)
+    plan.place_barriers()
+
+
+cdef sum_backgrounds_once(Plan plan):
+    cdef int i
+    # a prediction must not depend on the rows that it came with, a batch's loss does
+    cdef bint batchwise = any(plan.c.ops[i].op == FNN_OP_log_step for i in range(plan.c.n))
+    for i in range(plan.c.n):
+        if plan.c.ops[i].op == FNN_OP_dense_forward:
+            (<fnn_dense_forward_args *>plan.c.ops[i].args).batchwise = batchwise
+        elif plan.c.ops[i].op == FNN_OP_dense_backward_w:
+            (<fnn_dense_backward_w_args *>plan.c.ops[i].args).batchwise = batchwise
+
+
+cdef object make_parts(int64_t size, float **parts, int **arrived):
+    """Scratch for the sums of the threads that do not come last, and two counters of those that came, in lines apart."""
+    array = np.zeros(size + 3 * FNN_LINE, np.float32)
+    cdef float[::1] view = array
+    parts[0], arrived[0] = &view[0], <int *>&view[size + FNN_LINE]
+    return array
+
+
+cdef share_weights(Plan plan):
+    """In training a thread best keeps the rows of a weight that it changes: it sums their terms, too.
+
+    Then even one sample is worth sharing, for the time that it takes to read the weight; but not where
+    zeros in the samples save most of that, nor where one thread sums a penalty over all weights.
+    A recurrent layer's threads keep the sequences that they have swept when they sum over these.
+    """
+    cdef fnn_recurrent_backward_w_args *recurrent
+    cdef fnn_dense_forward_args *forward
+    cdef fnn_dense_backward_w_args *backward
+    cdef int64_t n, size
+    cdef int i
+    cdef bint all_read = not any(plan.c.ops[i].op == FNN_OP_chunk_sums for i in range(plan.c.n))
+    for i in range(plan.c.n):
+        item = &plan.c.ops[i]
+        if item.op == FNN_OP_gather_rows:
+            sample = np.asarray(plan.ops[i].reads[0].array[:64])
+            all_read = all_read and 2 * np.count_nonzero(sample) > sample.size
+        if item.op == FNN_OP_dense_forward:
+            forward = <fnn_dense_forward_args *>item.args
+            n = forward.n if forward.batchwise and fnn_blocks(forward.i) > 1 else 0
+        elif item.op == FNN_OP_dense_backward_w:
+            backward = <fnn_dense_backward_w_args *>item.args
+            n = backward.n if backward.batchwise and fnn_blocks(backward.i) > 1 else 0
+        elif item.op == FNN_OP_recurrent_backward_w:
+            recurrent = <fnn_recurrent_backward_w_args *>item.args
+            if recurrent.n > 1 and recurrent.t * recurrent.n >= LONG and not item.serial:
+                size = (recurrent.i + recurrent.h + 2) * recurrent.width
+                plan.ops[i].writes.append(Operand(make_parts(size, &recurrent.parts, &recurrent.arrived)))
+            continue
+        else:
+            continue
+        if all_read and 0 < n < READING:
+            item.serial = item.work * READING / n < FNN_PARALLEL_WORK
+        if item.op == FNN_OP_dense_forward and not item.serial and 0 < n <= MANY:
+            size = fnn_blocks(forward.i) // 2 * n * forward.o
+            plan.ops[i].writes.append(Operand(make_parts(size, &forward.parts, &forward.arrived)))
+
+
+cdef struct activation_args:
+    fnn_activation activation
+    float slope
+    const float *x # forward: input; backward: upstream gradient
+    const float *saved # backward only
+    float *out
+    int64_t n
+
+
+cdef activation_args forward_activation(fnn_plan_op *op):
+    """The arguments of an activation; FNN_LINEAR for any other op."""
+    cdef activation_args f
+    cdef fnn_map_args *map
+    cdef fnn_leaky_relu_forward_args *leaky
+    cdef fnn_gelu_forward_args *gelu
+    f = activation_args(FNN_LINEAR, 0, NULL, NULL, NULL, 0)
+    if op.op in (FNN_OP_relu_forward, FNN_OP_sigmoid_forward, FNN_OP_tanh_forward):
+        map = <fnn_map_args *>op.args
+        f.x, f.out, f.n = map.x, map.out, map.n
+        f.activation = (
+            FNN_RELU if op.op == FNN_OP_relu_forward
+            else FNN_SIGMOID if op.op == FNN_OP_sigmoid_forward else FNN_TANH
+        )
+    elif op.op == FNN_OP_leaky_relu_forward:
+        leaky = <fnn_leaky_relu_forward_args *>op.args
+        f.x, f.out, f.n = leaky.x, leaky.out, leaky.n
+        f.activation, f.slope = FNN_LEAKY_RELU, leaky.slope
+    elif op.op == FNN_OP_gelu_forward:
+        gelu = <fnn_gelu_forward_args *>op.args
+        f.x, f.out, f.n, f.slope = gelu.x, gelu.out, gelu.n, gelu.slope
+        f.activation = FNN_GELU_TANH if gelu.approximate else FNN_GELU
+    return f
+
+
+cdef activation_args backward_activation(fnn_plan_op *op):
+    """The arguments of an activation's gradient; FNN_LINEAR for any other op."""
+    cdef activation_args f
+    cdef fnn_map_backward_args *map
+    cdef fnn_leaky_relu_backward_args *leaky
+    cdef fnn_gelu_backward_args *gelu
+    f = activation_args(FNN_LINEAR, 0, NULL, NULL, NULL, 0)
+    if op.op in (FNN_OP_relu_backward, FNN_OP_sigmoid_backward, FNN_OP_tanh_backward):
+        map = <fnn_map_backward_args *>op.args
+        f.x, f.saved, f.out, f.n = map.dout, map.out, map.dx, map.n
+        f.activation = (
+            FNN_RELU if op.op == FNN_OP_relu_backward
+            else FNN_SIGMOID if op.op == FNN_OP_sigmoid_backward else FNN_TANH
+        )
+    elif op.op == FNN_OP_leaky_relu_backward:
+        leaky = <fnn_leaky_relu_backward_args *>op.args
+        f.x, f.saved, f.out, f.n = leaky.dout, leaky.out, leaky.dx, leaky.n
+        f.activation, f.slope = FNN_LEAKY_RELU, leaky.slope
+    elif op.op == FNN_OP_gelu_backward:
+        gelu = <fnn_gelu_backward_args *>op.args
+        f.x, f.saved, f.out, f.n, f.slope = gelu.dout, gelu.x, gelu.dx, gelu.n, gelu.slope
+        f.activation = FNN_GELU_TANH if gelu.approximate else FNN_GELU
+    return f
+
+
+cdef struct forward_host: # an op that can apply an activation to its output
+    fnn_activation *activation # NULL: only a ReLU
+    float *slope
+    float **y
+    cbool *relu
+    const float *out # NULL: it cannot
+    int64_t n
+
+
+cdef forward_host host_of_forward(fnn_plan_op *op):
+    cdef forward_host h
+    cdef fnn_dense_forward_args *dense
+    cdef fnn_conv2d_forward_args *conv
+    cdef fnn_conv2d_backward_x_args *transposed
+    h = forward_host(NULL, NULL, NULL, NULL, NULL, 0)
+    if op.op == FNN_OP_dense_forward:
+        dense = <fnn_dense_forward_args *>op.args
+        if dense.activation == FNN_LINEAR:
+            h.activation, h.slope, h.y = &dense.activation, &dense.slope, &dense.y
+            h.out, h.n = dense.out, dense.n * dense.o
+    elif op.op == FNN_OP_conv2d_forward:
+        conv = <fnn_conv2d_forward_args *>op.args
+        h.relu, h.out = &conv.relu, conv.out
+        h.n = conv.shape.n * conv.shape.oh * conv.shape.ow * conv.shape.k
+    elif op.op == FNN_OP_conv2d_backward_x:
+        transposed = <fnn_conv2d_backward_x_args *>op.args
+        h.relu, h.out = &transposed.relu, transposed.dx
+        h.n = transposed.shape.n * transposed.shape.h * transposed.shape.w * transposed.shape.c
+    return h
+
+
+cdef struct backward_host: # an op that can multiply its gradient by that of an activation
+    fnn_activation *activation
+    float *slope
+    const float **saved
+    float **dx # NULL: it cannot
+    int64_t n
+
+
+cdef backward_host host_of_backward(fnn_plan_op *op):
+    cdef backward_host h
+    cdef fnn_dense_backward_x_args *dense
+    cdef fnn_conv2d_backward_x_args *conv
+    h = backward_host(NULL, NULL, NULL, NULL, 0)
+    if op.op == FNN_OP_dense_backward_x:
+        dense = <fnn_dense_backward_x_args *>op.args
+        if dense.activation == FNN_LINEAR:
+            h.activation, h.slope, h.saved, h.dx = &dense.activation, &dense.slope, &dense.saved, &dense.dx
+            h.n = dense.n * dense.i
+    elif op.op == FNN_OP_conv2d_backward_x:
+        conv = <fnn_conv2d_backward_x_args *>op.args
+        if conv.activation == FNN_LINEAR:
+            h.activation, h.slope, h.saved, h.dx = &conv.activation, &conv.slope, &conv.saved, &conv.dx
+            h.n = conv.shape.n * conv.shape.h * conv.shape.w * conv.shape.c
+    return h
+
+
+cdef merge(Plan plan, int into, int gone):
+    """Op `gone` is now part of op `into`."""
+    cdef Operand operand
+    target, source = plan.ops[into], plan.ops[gone]
+    target.name += " + " + source.name
+    for mine, theirs in ((target.reads, source.reads), (target.writes, source.writes)):
+        for operand in theirs:
+            if not operand.is_among(target.writes + mine):
+                mine.append(operand)
+    plan.c.ops[into].work += plan.c.ops[gone].work
+    plan.c.work += plan.c.ops[gone].work
+    plan.remove(gone)
+
+
+cdef fuse_forward(Plan plan):
+    cdef activation_args f
+    cdef forward_host host
+    cdef int i = 0
+    while i + 1 < plan.c.n:
+        f = forward_activation(&plan.c.ops[i + 1])
+        host = host_of_forward(&plan.c.ops[i])
+        if (
+            host.out != NULL
+            and f.activation != FNN_LINEAR
+            and f.x == host.out
+            and f.n == host.n
+            # a ReLU keeps only its output, so it must be the one that overwrites its input
+            and (f.activation != FNN_RELU or f.out == f.x)
+            and (f.activation == FNN_RELU or host.activation != NULL)
+            # a thread may finish its share while another still reads
+            and not any_overlap(plan.ops[i + 1].writes, plan.ops[i].reads)
+        ):
+            if host.relu != NULL:
+                host.relu[0] = True
+            else:
+                host.activation[0], host.slope[0], host.y[0] = f.activation, f.slope, f.out
+            merge(plan, i, i + 1)
+            continue
+        i += 1
+
+
+cdef fuse_backward(Plan plan):
+    cdef activation_args f
+    cdef backward_host host
+    cdef int i, j
+    for i in range(plan.c.n):
+        host = host_of_backward(&plan.c.ops[i])
+        if host.dx == NULL:
+            continue
+        j = i + 1 # the weight's gradient stands between the two
+        while j < plan.c.n and plan.c.ops[j].op in WEIGHT_GRADIENTS:
+            j += 1
+        if j == plan.c.n:
+            break
+        f = backward_activation(&plan.c.ops[j])
+        if (
+            f.activation != FNN_LINEAR
+            and f.x == host.dx[0]
+            and f.n == host.n
+            # moved before the weight's gradient, it must not write what that one reads
+            and not any(any_overlap(plan.ops[j].writes, op.reads) for op in plan.ops[i:j])
+        ):
+            host.activation[0], host.slope[0] = f.activation, f.slope
+            host.saved[0], host.dx[0] = f.saved, f.out
+            merge(plan, i, j)
+
+
+cdef bint is_read(Plan plan, list operands, int start):
+    """Does an op from `start` on read this, before another writes there?"""
+    for op in plan.ops[start:]:
+        if any_overlap(op.reads, operands):
+            return True
+        if any_overlap(op.writes, operands):
+            return False
+    return False
+
+
+cdef fuse_pooling(Plan plan):
+    """Max pooling keeps what is above 0 of a ReLU, and of a convolution no more than it needs."""
+    cdef fnn_maxpool2d_forward_args *pool
+    cdef fnn_maxpool2d_backward_args *back
+    cdef fnn_conv2d_forward_args *conv
+    cdef activation_args f
+    cdef int i, j
+    for i in range(plan.c.n):
+        if plan.c.ops[i].op != FNN_OP_maxpool2d_forward:
+            continue
+        pool = <fnn_maxpool2d_forward_args *>plan.c.ops[i].args
+        for j in range(i + 1, plan.c.n - 1):
+            if plan.c.ops[j].op != FNN_OP_maxpool2d_backward:
+                continue
+            back = <fnn_maxpool2d_backward_args *>plan.c.ops[j].args
+            f = backward_activation(&plan.c.ops[j + 1])
+            if (
+                back.index == pool.index
+                and f.activation == FNN_RELU
+                and f.x == back.dx
+                and f.saved == pool.x
+                and not any_overlap(plan.ops[j + 1].writes, plan.ops[j].reads)
+            ):
+                # the largest is above 0 where the one that it was taken from is
+                back.mask, back.dx = pool.out, f.out
+                op, relu = plan.ops[j], plan.ops[j + 1]
+                op.name += " + relu_backward"
+                op.reads.append(plan.ops[i].writes[-1])
+                op.writes = relu.writes
+                plan.remove(j + 1)
+                break
+    i = 0
+    while i + 1 < plan.c.n:
+        if plan.c.ops[i].op == FNN_OP_conv2d_forward and plan.c.ops[i + 1].op == FNN_OP_maxpool2d_forward:
+            conv = <fnn_conv2d_forward_args *>plan.c.ops[i].args
+            pool = <fnn_maxpool2d_forward_args *>plan.c.ops[i + 1].args
+            if (
+                pool.x == conv.out
+                and conv.shape.n >= POOLED_IMAGES
+                and fnn_conv2d_pools(&conv.shape)
+                and not is_read(plan, plan.ops[i].writes, i + 2)
+                # a thread may pool its share while another still reads
+                and not any_overlap(plan.ops[i + 1].writes, plan.ops[i].reads)
+            ):
+                conv.pool, conv.wide, conv.index, conv.pooled = pool.shape, pool.wide, pool.index, pool.out
+                writes = plan.ops[i + 1].writes
+                merge(plan, i, i + 1)
+                plan.ops[i].writes = writes
+        i += 1
+
+
+cdef fuse_sgd(Plan plan):
+    """Where plain SGD follows, every weight gradient goes straight into its weight."""
+    cdef fnn_sgd_update_args sgd
+    cdef fnn_dense_backward_w_args *w
+    cdef fnn_penalty_gradient_args *penalty
+    cdef int64_t end = 0
+    cdef int i, last = -1
+    for i in range(plan.c.n):
+        if plan.c.ops[i].op == FNN_OP_sgd_update:
+            last = i
+    # a long step may be interrupted before its update, so the update must stay apart
+    if last < 0 or plan.c.work >= FNN_LONG_WORK:
+        return
+    sgd = (<fnn_sgd_update_args *>plan.c.ops[last].args)[0]
+    if sgd.velocity != NULL:
+        return
+    update = plan.ops[last]
+    grad, rest = update.reads[0], update.reads[1:]
+    theta = update.writes[-1].array
+    spans = {} # op -> its part of theta: weight, then bias
+    penalties = {} # op -> the op of its weight's gradient
+    for i in range(last):
+        op = plan.ops[i]
+        if plan.c.ops[i].op == FNN_OP_dense_backward_w:
+            w = <fnn_dense_backward_w_args *>plan.c.ops[i].args
+            spans[i] = [(w.dw - sgd.grad, w.i * w.o)]
+            if w.db != NULL:
+                spans[i].append((w.db - sgd.grad, w.o))
+        elif plan.c.ops[i].op == FNN_OP_penalty_gradient:
+            penalty = <fnn_penalty_gradient_args *>plan.c.ops[i].args
+            span = (penalty.dw - sgd.grad, penalty.n)
+            owners = [j for j in spans if spans[j][0] == span and j not in penalties.values()]
+            if not owners or penalty.w - sgd.theta != span[0]:
+                return # a weight whose gradient comes from elsewhere
+            penalties[i] = owners[0]
+        elif any_overlap(op.reads + op.writes, [grad]):
+            return # somebody else uses the gradient
+    for start, count in sorted(sum(spans.values(), [])):
+        if not end <= start < end + PADDING:
+            return # a parameter whose gradient comes from elsewhere
+        end = start + count
+    if not end <= sgd.n < end + PADDING:
+        return
+    moved = {i: [Operand(theta[start:start + n]) for start, n in spans[i]] for i in spans}
+    for i in moved:
+        later = [plan.ops[j] for j in range(i + 1, last) if j not in penalties]
+        if any(any_overlap(moved[i], op.reads) for op in later):
+            return # somebody needs the weight as it was
+    for i in moved:
+        w = <fnn_dense_backward_w_args *>plan.c.ops[i].args
+        w.w = sgd.theta + (w.dw - sgd.grad)
+        w.b = NULL if w.db == NULL else sgd.theta + (w.db - sgd.grad)
+        w.lr, w.lr_len, w.clock = sgd.lr, sgd.lr_len, sgd.clock
+        op = plan.ops[i]
+        op.name += " + sgd_update"
+        op.reads += rest
+        op.writes = moved[i]
+    for i, j in penalties.items():
+        penalty = <fnn_penalty_gradient_args *>plan.c.ops[i].args
+        w = <fnn_dense_backward_w_args *>plan.c.ops[j].args
+        w.l1, w.l2 = penalty.l1, penalty.l2
+        plan.ops[j].name += " + penalty"
+    for i in sorted([last, *penalties], reverse=True):
+        plan.remove(i)
+
+
+cdef cut_updates(Plan plan):
+    """Threads split every large weight by itself, as the product that gives its gradient is split."""
+    cdef fnn_sgd_update_args *sgd
+    cdef fnn_rmsprop_update_args *rmsprop
+    cdef fnn_adam_update_args *adam
+    cdef fnn_dense_backward_w_args *w
+    cdef int64_t[::1] cuts
+    cdef int64_t start
+    cdef int i, j
+    for i, op in enumerate(plan.ops):
+        item = &plan.c.ops[i]
+        if item.op not in (FNN_OP_sgd_update, FNN_OP_rmsprop_update, FNN_OP_adam_update) or item.serial:
+            continue
+        grad = op.reads[0].array
+        ends = set()
+        for j in range(i):
+            if plan.c.ops[j].op == FNN_OP_dense_backward_w and not plan.c.ops[j].serial:
+                w = <fnn_dense_backward_w_args *>plan.c.ops[j].args
+                start = (<intptr_t>w.dw - <intptr_t>(<Operand>op.reads[0]).start) // <intptr_t>sizeof(float)
+                if 0 <= start < grad.size:
+                    ends |= {start, start + w.i * w.o}
+        cuts = array = np.array(sorted(ends - {0, grad.size}), np.int64)
+        if not array.size:
+            continue
+        op.reads.append(Operand(array))
+        if item.op == FNN_OP_sgd_update:
+            sgd = <fnn_sgd_update_args *>item.args
+            sgd.cuts, sgd.n_cuts = &cuts[0], array.size
+        elif item.op == FNN_OP_rmsprop_update:
+            rmsprop = <fnn_rmsprop_update_args *>item.args
+            rmsprop.cuts, rmsprop.n_cuts = &cuts[0], array.size
+        else:
+            adam = <fnn_adam_update_args *>item.args
+            adam.cuts, adam.n_cuts = &cuts[0], array.size
+
+
+cdef join_steps(Plan plan):
+    """One pass over the first weight moves it by a sample and multiplies it with the next one."""
+    cdef fnn_gather_rows_args *gather
+    cdef fnn_dense_forward_args *forward
+    cdef fnn_dense_backward_w_args *backward
+    cdef fnn_plan_op item
+    cdef int64_t size
+    cdef int i
+    if plan.c.n == 0 or plan.c.ops[0].op != FNN_OP_gather_rows:
+        return
+    gather = <fnn_gather_rows_args *>plan.c.ops[0].args
+    if gather.n != 1:
+        return
+    sample = plan.ops[0].writes
+    users = [i for i, op in enumerate(plan.ops) if i > 0 and any_overlap(op.reads + op.writes, sample)]
+    if len(users) != 2:
+        return
+    start, end = users
+    if plan.c.ops[start].op != FNN_OP_dense_forward or plan.c.ops[end].op != FNN_OP_dense_backward_w:
+        return
+    forward = <fnn_dense_forward_args *>plan.c.ops[start].args
+    backward = <fnn_dense_backward_w_args *>plan.c.ops[end].args
+    if not (
+        forward.n == 1
+        and forward.x == gather.out == backward.x
+        and backward.lr != NULL
+        and forward.w == backward.w
+        and forward.b == backward.b
+    ):
+        return
+    first, last = plan.ops[start], plan.ops[end]
+    for op in plan.ops[1:start] + plan.ops[end + 1:]: # what stands between the two then
+        if any_overlap(op.reads + op.writes, first.writes) or any_overlap(op.writes, first.reads):
+            return
+    size = fnn_blocks(forward.i) * forward.o
+    parts = make_parts(size, &backward.parts, &backward.arrived)
+    backward.gather, backward.forward = gather, forward
+    last.name += " + the next " + first.name
+    last.reads += plan.ops[0].reads[-1:] + first.reads # of the data one row
+    last.writes += sample + first.writes + [Operand(parts)]
+    plan.c.ops[end].work += plan.c.ops[start].work
+    plan.ops.insert(1, plan.ops.pop(start))
+    item = plan.c.ops[start]
+    for i in range(start, 1, -1):
+        plan.c.ops[i] = plan.c.ops[i - 1]
+    plan.c.ops[1] = item
+    plan.c.once = 2
