@@ -220,8 +220,8 @@ typedef struct {
 /* out (C) = sum over rows of x (N, C), each `stride` floats after the other */
 typedef struct { const float *x; int64_t stride; float *out; int64_t n, c; } fnn_sum_rows_args;
 
-/* Recurrent layers; lengths, h0, c0, bh, gates, cs, extra, dzh, dc and dx where the cell has
- * them or they are wanted, else NULL; see csrc/rnn.c. */
+/* Recurrent layers; lengths, h0 (NULL: zeros, of unknown gradient), c0, bh, gates, cs, extra, dzh, dc and dx where the
+ * cell has them or they are wanted, else NULL; see csrc/rnn.c. */
 typedef enum { FNN_RNN_TANH, FNN_RNN_RELU, FNN_LSTM, FNN_GRU } fnn_cell;
 typedef struct {
     fnn_cell cell;
@@ -236,13 +236,13 @@ typedef struct {
     bool reverse, sequences;
     int64_t n, t, i, h, d, column, bptt_steps;
     const int32_t *lengths;
-    const float *dout, *wx, *wh, *gates, *hs, *cs, *extra;
+    const float *dout, *h0, *wx, *wh, *gates, *hs, *cs, *extra;
     float *dz, *dzh, *dh, *dc, *dx;
 } fnn_recurrent_backward_args;
 typedef struct {
     bool reverse;
     int64_t n, t, i, h, width, apart; /* apart: the column from which on dzh is not dz */
-    const float *x, *hs, *dz, *dzh;
+    const float *x, *h0, *hs, *dz, *dzh;
     float *dwx, *dwh, *db, *dbh;
     float *parts; /* scratch as large as dwx, dwh, db and dbh of as many columns, and a counter that is 0; or NULL */
     int *arrived;

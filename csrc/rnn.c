@@ -210,7 +210,7 @@ static void gru_cell_backward(const float *z, const float *hn, const float *befo
 }
 
 /* forward: h' = cell(x[t] @ wx + b + h @ wh);  dz = cell'(dh'), dh = dh'' + dzh @ wh.T, dx[t] = dz @ wx.T,
- * back to the first step, or to the next multiple of bptt_steps.
+ * back to the first step, or to the next multiple of bptt_steps.  Nobody asks for the gradient of no h0.
  * dout as out, dz and dzh (N, T, G*H), dh and dc (N, H), dx as x or NULL */
 KERNEL(recurrent_backward) {
     const int64_t h = a->h, width = gates_of(a->cell) * h, states = (a->t + 1) * h, gates_row = a->t * width;
@@ -257,14 +257,14 @@ KERNEL(recurrent_backward) {
         }
         const float *dz = a->dz + n0 * gates_row + t * width, *dzh = a->dzh ? a->dzh + n0 * gates_row + t * width : dz;
         /* a GRU's dh may be larger by far than what is added: each term would be rounded as dh is */
-        multiply(&wh, space, room, dzh, gates_row, rows, dhs, h, ADD_SCALED, NULL);
+        const bool ends = s > 0 ? a->bptt_steps && s % a->bptt_steps == 0 : !a->h0;
+        if (!ends) multiply(&wh, space, room, dzh, gates_row, rows, dhs, h, ADD_SCALED, NULL);
         if (a->dx) multiply(&wx, space, room, dz, gates_row, rows, a->dx + (n0 * a->t + t) * a->i, a->t * a->i, STORE, NULL);
-        if (a->bptt_steps && s > 0 && s % a->bptt_steps == 0)
-            for (int64_t n = 0; n < rows; n++) {
-                if (a->lengths && t >= a->lengths[n0 + n]) continue;
-                memset(dhs + n * h, 0, row);
-                if (dcs) memset(dcs + n * h, 0, row);
-            }
+        for (int64_t n = 0; n < rows && ends; n++) {
+            if (s > 0 && a->lengths && t >= a->lengths[n0 + n]) continue;
+            memset(dhs + n * h, 0, row);
+            if (dcs && s > 0) memset(dcs + n * h, 0, row);
+        }
     }
     if (apart) memcpy(a->dh + n0 * h, dhs, row * (size_t)rows);
     if (apart && dcs) memcpy(a->dc + n0 * h, dcs, row * (size_t)rows);
@@ -313,19 +313,22 @@ static void multiply_transposed(tile t, const grouped *a, const float *packed, c
     }
 }
 
-/* As many rows of x, dz and what was the state before as a panel takes: n runs, of one sequence each, k rows in all. */
+/* As many rows of x, dz and what was the state before as a panel takes, k in all; of the states n runs, of one
+ * sequence each, without those that are 0. */
 typedef struct {
     run hs[KC];
     int64_t first, n, k;
 } stretch;
 
-/* Of all times of all sequences the rows [pos, end), or as many of them. */
-static void find_stretch(const fnn_recurrent_backward_w_args *a, int64_t pos, int64_t end, stretch *to) {
+/* Of all times of all sequences the rows [pos, end), or as many of them; all states, if they are to be packed. */
+static void find_stretch(const fnn_recurrent_backward_w_args *a, int64_t pos, int64_t end, bool all, stretch *to) {
     to->first = pos, to->n = 0, to->k = min64(KC, end - pos);
-    for (int64_t done = 0, k; done < to->k; done += k, pos += k, to->n++) {
+    for (int64_t done = 0, k; done < to->k; done += k, pos += k) {
         const int64_t n = pos / a->t, t = pos % a->t;
         k = min64(a->t - t, to->k - done);
-        to->hs[to->n] = (run){(pos + n + a->reverse) * a->h, done * PANEL, k};
+        const int64_t first = !all && !a->reverse && t == 0, last = !all && a->reverse && t + k == a->t;
+        if (k - first - last > 0)
+            to->hs[to->n++] = (run){(pos + n + first + a->reverse) * a->h, (done + first) * PANEL, k - first - last};
     }
 }
 
@@ -353,7 +356,7 @@ static void sum_sequences(const fnn_recurrent_backward_w_args *a, int64_t n0, in
         float *const xs_packed = pack ? space : NULL, *const hs_packed = pack ? space + xs.groups * MR * KC : NULL;
         for (int64_t pos = first; pos < n1 * a->t; pos += now.k) {
             if (fnn_interrupted(part)) return;
-            find_stretch(a, pos, n1 * a->t, &now);
+            find_stretch(a, pos, n1 * a->t, pack || a->h0, &now);
             const run x_rows = {pos * a->i, 0, now.k};
             const finish finish = pos > first ? ADD : STORE;
             if (pack) pack_groups(&xs, &x_rows, 1, now.k, xs_packed), pack_groups(&hs, now.hs, now.n, now.k, hs_packed);

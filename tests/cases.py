@@ -279,8 +279,8 @@ def weights_per(axis: int) -> Callable[[Args], int]:
     return lambda args: args["w"].size // args["w"].shape[axis]
 
 
-def build_recurrent(gates: int, always: float = 0.0) -> Callable[[Rng, Sizes], Args]:
-    """Build a sequence; ``always=1`` gives first states, whose gradient is then an output."""
+def build_recurrent(gates: int, given: float = 0.5) -> Callable[[Rng, Sizes], Args]:
+    """Build a sequence; ``given`` is the probability of first states."""
 
     def build(rng: Rng, sizes: Sizes) -> Args:
         n, t, i, h = (sizes[letter] for letter in "NTIH")
@@ -290,8 +290,8 @@ def build_recurrent(gates: int, always: float = 0.0) -> Callable[[Rng, Sizes], A
         scale = 1 / np.sqrt(i + h)
         args: Args = {
             "x": normal(rng, n, t, i),
-            "h0": normal(rng, n, h, scale=0.5) if rng.random() < 0.5 + always else None,
-            "c0": normal(rng, n, h, scale=0.5) if rng.random() < 0.5 + always else None,
+            "h0": normal(rng, n, h, scale=0.5) if rng.random() < given else None,
+            "c0": normal(rng, n, h, scale=0.5) if rng.random() < given else None,
             "lengths": lengths,
             "wx": normal(rng, i, gates * h, scale=scale),
             "wh": normal(rng, h, gates * h, scale=scale),
@@ -323,7 +323,8 @@ def build_recurrent_backward(cell: str, gates: int) -> Callable[[Rng, Sizes], Ar
     wrt = {"x": "dx", "wx": "dwx", "wh": "dwh", "b": "db", "bh": "dbh"}
 
     def build(rng: Rng, sizes: Sizes) -> Args:
-        args = gradient_of(f"{cell}_forward", wrt, build_recurrent(gates, always=1.0))(rng, sizes)
+        inputs = build_recurrent(gates, given=float(rng.random() < 0.7))
+        args = gradient_of(f"{cell}_forward", wrt, inputs)(rng, sizes)
         if rng.random() < 0.3:
             args["dx"] = None
         return args

@@ -282,7 +282,7 @@ static void check_recurrence(fnn_cell cell, int64_t n, int64_t t, int64_t i, int
     float *dc = lstm ? numbers(n * h) : NULL, *dz = numbers(t * n * width), *dzh = gru ? numbers(t * n * width) : NULL;
     const fnn_recurrent_forward_args forward = {cell, false, true, n, t, i, h, h, 0, NULL, x, NULL, NULL, wx, wh, b, gru ? bh : NULL,
                                                 z, hs, cs, extra, out};
-    const fnn_recurrent_backward_args backward = {cell, false, true, n, t, i, h, h, 0, 0, NULL, dout, wx, wh, z, hs, cs, extra,
+    const fnn_recurrent_backward_args backward = {cell, false, true, n, t, i, h, h, 0, 0, NULL, dout, NULL, wx, wh, z, hs, cs, extra,
                                                   dz, dzh, dh, dc, dx};
     fnn_set_threads(threads);
     fnn_run_op(FNN_OP_recurrent_forward, &forward, 1e9, NULL);
@@ -291,7 +291,7 @@ static void check_recurrence(fnn_cell cell, int64_t n, int64_t t, int64_t i, int
     for (int round = 0; round < 5; round++) {
         float *dwx = numbers(i * width), *dwh = numbers(h * width), *db = numbers(width), *dbh = gru ? numbers(h) : NULL;
         float *parts = round ? calloc((size_t)size + 1, sizeof(float)) : NULL;
-        const fnn_recurrent_backward_w_args sums = {false, n, t, i, h, width, apart, x, hs, dz, gru ? dzh : dz, dwx, dwh, db, dbh,
+        const fnn_recurrent_backward_w_args sums = {false, n, t, i, h, width, apart, x, NULL, hs, dz, gru ? dzh : dz, dwx, dwh, db, dbh,
                                                     parts, (int *)(parts ? parts + size : NULL)};
         fnn_set_threads(round < 2 ? threads : round - 1);
         fnn_run_op(FNN_OP_recurrent_backward_w, &sums, 1e9, NULL);

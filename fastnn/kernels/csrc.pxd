@@ -197,6 +197,7 @@ cdef extern from "fastnn.h" nogil:
         int64_t n, t, i, h, d, column, bptt_steps
         const int32_t *lengths
         const float *dout
+        const float *h0
         const float *wx
         const float *wh
         const float *gates
@@ -212,6 +213,7 @@ cdef extern from "fastnn.h" nogil:
         cbool reverse
         int64_t n, t, i, h, width, apart
         const float *x
+        const float *h0
         const float *hs
         const float *dz
         const float *dzh

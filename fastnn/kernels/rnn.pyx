@@ -58,7 +58,7 @@ cdef run_backward(
     submit(FNN_OP_recurrent_backward, args, sizeof(args[0]), work, tuple(map(array, reads)), tuple(map(array, writes)))
     w.reverse, w.n, w.t, w.i, w.h, w.width = args.reverse, args.n, args.t, args.i, args.h, gates * args.h
     w.apart = 2 * args.h if args.cell == FNN_GRU else w.width
-    w.x, w.hs, w.dz, w.dzh = steps(x), steps(hs), steps(dz), steps(dzh)
+    w.x, w.h0, w.hs, w.dz, w.dzh = steps(x), args.h0, steps(hs), steps(dz), steps(dzh)
     w.dwx, w.dwh, w.db, w.dbh = matrix(dwx), matrix(dwh), vector(db), vector(dbh)
     w.parts, w.arrived = NULL, NULL
     work = 2.0 * w.t * w.n * (w.i + w.h) * w.width
@@ -91,7 +91,7 @@ def rnn_forward(
 
 
 def rnn_backward(
-    const float[:, :, ::1] dout not None, const float[:, :, ::1] x not None,
+    const float[:, :, ::1] dout not None, const float[:, :, ::1] x not None, const float[:, ::1] h0,
     const float[:, :, ::1] hs not None, const int32_t[::1] lengths, const float[:, ::1] wx not None,
     const float[:, ::1] wh not None, bint relu, bint reverse, int64_t column, int64_t bptt_steps,
     float[:, :, ::1] dz not None, float[:, ::1] dh not None, float[:, :, ::1] dx, float[:, ::1] dwx not None,
@@ -101,22 +101,22 @@ def rnn_backward(
     cdef fnn_recurrent_backward_args args
     _check_shapes(
         "rnn_backward",
-        dout=(dout.base, "NRD"), x=(x.base, "NTI"), hs=(hs.base, "NSH"), lengths=(array(lengths), "N"),
-        wx=(wx.base, "IH"), wh=(wh.base, "HH"), dz=(dz.base, "NTH"), dh=(dh.base, "NH"),
-        dx=(array(dx), "NTI"), dwx=(dwx.base, "IH"), dwh=(dwh.base, "HH"), db=(array(db), "H"),
+        dout=(dout.base, "NRD"), x=(x.base, "NTI"), h0=(array(h0), "NH"), hs=(hs.base, "NSH"),
+        lengths=(array(lengths), "N"), wx=(wx.base, "IH"), wh=(wh.base, "HH"), dz=(dz.base, "NTH"),
+        dh=(dh.base, "NH"), dx=(array(dx), "NTI"), dwx=(dwx.base, "IH"), dwh=(dwh.base, "HH"), db=(array(db), "H"),
     )
     _reference.check_sequences("rnn_backward", x.base, hs.base, dout.base, known(lengths), column)
     _reference.check_bptt("rnn_backward", bptt_steps)
     args.cell, args.reverse, args.sequences = FNN_RNN_RELU if relu else FNN_RNN_TANH, reverse, dout.shape[1] > 1
     args.n, args.t, args.i, args.h = x.shape[0], x.shape[1], x.shape[2], wh.shape[0]
     args.d, args.column, args.bptt_steps = dout.shape[2], column, bptt_steps
-    args.lengths, args.dout, args.wx = labels(lengths), steps(dout), matrix(wx)
+    args.lengths, args.dout, args.h0, args.wx = labels(lengths), steps(dout), matrix(h0), matrix(wx)
     args.wh, args.gates, args.hs = matrix(wh), NULL, steps(hs)
     args.cs, args.extra, args.dz = NULL, NULL, steps(dz)
     args.dzh, args.dh, args.dc = NULL, matrix(dh), NULL
     args.dx = steps(dx)
     run_backward(
-        &args, 1, (dout, hs, lengths, wx, wh), (dz, dh, dx), x, hs, dz, dz, dwx, dwh, db
+        &args, 1, (dout, h0, hs, lengths, wx, wh), (dz, dh, dx), x, hs, dz, dz, dwx, dwh, db
     )
 
 
@@ -149,7 +149,7 @@ def lstm_forward(
 
 
 def lstm_backward(
-    const float[:, :, ::1] dout not None, const float[:, :, ::1] x not None,
+    const float[:, :, ::1] dout not None, const float[:, :, ::1] x not None, const float[:, ::1] h0,
     const float[:, :, ::1] gates not None, const float[:, :, ::1] hs not None,
     const float[:, :, ::1] cs not None, const float[:, :, ::1] tanh_c not None, const int32_t[::1] lengths,
     const float[:, ::1] wx not None, const float[:, ::1] wh not None, bint reverse, int64_t column,
@@ -160,9 +160,9 @@ def lstm_backward(
     cdef fnn_recurrent_backward_args args
     _check_shapes(
         "lstm_backward",
-        dout=(dout.base, "NRD"), x=(x.base, "NTI"), gates=(gates.base, "NTG"), hs=(hs.base, "NSH"),
-        cs=(cs.base, "NSH"), tanh_c=(tanh_c.base, "NTH"), lengths=(array(lengths), "N"), wx=(wx.base, "IG"),
-        wh=(wh.base, "HG"), dz=(dz.base, "NTG"), dh=(dh.base, "NH"), dc=(dc.base, "NH"),
+        dout=(dout.base, "NRD"), x=(x.base, "NTI"), h0=(array(h0), "NH"), gates=(gates.base, "NTG"),
+        hs=(hs.base, "NSH"), cs=(cs.base, "NSH"), tanh_c=(tanh_c.base, "NTH"), lengths=(array(lengths), "N"),
+        wx=(wx.base, "IG"), wh=(wh.base, "HG"), dz=(dz.base, "NTG"), dh=(dh.base, "NH"), dc=(dc.base, "NH"),
         dx=(array(dx), "NTI"), dwx=(dwx.base, "IG"), dwh=(dwh.base, "HG"), db=(array(db), "G"),
     )
     _reference.check_gates("lstm_backward", wh.base, 4)
@@ -171,13 +171,13 @@ def lstm_backward(
     args.cell, args.reverse, args.sequences = FNN_LSTM, reverse, dout.shape[1] > 1
     args.n, args.t, args.i, args.h = x.shape[0], x.shape[1], x.shape[2], wh.shape[0]
     args.d, args.column, args.bptt_steps = dout.shape[2], column, bptt_steps
-    args.lengths, args.dout, args.wx = labels(lengths), steps(dout), matrix(wx)
+    args.lengths, args.dout, args.h0, args.wx = labels(lengths), steps(dout), matrix(h0), matrix(wx)
     args.wh, args.gates, args.hs = matrix(wh), steps(gates), steps(hs)
     args.cs, args.extra, args.dz = steps(cs), steps(tanh_c), steps(dz)
     args.dzh, args.dh, args.dc = NULL, matrix(dh), matrix(dc)
     args.dx = steps(dx)
     run_backward(
-        &args, 4, (dout, gates, hs, cs, tanh_c, lengths, wx, wh), (dz, dh, dc, dx), x, hs, dz, dz, dwx, dwh, db
+        &args, 4, (dout, h0, gates, hs, cs, tanh_c, lengths, wx, wh), (dz, dh, dc, dx), x, hs, dz, dz, dwx, dwh, db
     )
 
 
@@ -209,7 +209,7 @@ def gru_forward(
 
 
 def gru_backward(
-    const float[:, :, ::1] dout not None, const float[:, :, ::1] x not None,
+    const float[:, :, ::1] dout not None, const float[:, :, ::1] x not None, const float[:, ::1] h0,
     const float[:, :, ::1] gates not None, const float[:, :, ::1] hn not None,
     const float[:, :, ::1] hs not None, const int32_t[::1] lengths, const float[:, ::1] wx not None,
     const float[:, ::1] wh not None, bint reverse, int64_t column, int64_t bptt_steps,
@@ -220,9 +220,9 @@ def gru_backward(
     cdef fnn_recurrent_backward_args args
     _check_shapes(
         "gru_backward",
-        dout=(dout.base, "NRD"), x=(x.base, "NTI"), gates=(gates.base, "NTG"), hn=(hn.base, "NTH"),
-        hs=(hs.base, "NSH"), lengths=(array(lengths), "N"), wx=(wx.base, "IG"), wh=(wh.base, "HG"),
-        dz=(dz.base, "NTG"), dzh=(dzh.base, "NTG"), dh=(dh.base, "NH"), dx=(array(dx), "NTI"),
+        dout=(dout.base, "NRD"), x=(x.base, "NTI"), h0=(array(h0), "NH"), gates=(gates.base, "NTG"),
+        hn=(hn.base, "NTH"), hs=(hs.base, "NSH"), lengths=(array(lengths), "N"), wx=(wx.base, "IG"),
+        wh=(wh.base, "HG"), dz=(dz.base, "NTG"), dzh=(dzh.base, "NTG"), dh=(dh.base, "NH"), dx=(array(dx), "NTI"),
         dwx=(dwx.base, "IG"), dwh=(dwh.base, "HG"), db=(array(db), "G"), dbh=(array(dbh), "H"),
     )
     _reference.check_gates("gru_backward", wh.base, 3)
@@ -231,11 +231,11 @@ def gru_backward(
     args.cell, args.reverse, args.sequences = FNN_GRU, reverse, dout.shape[1] > 1
     args.n, args.t, args.i, args.h = x.shape[0], x.shape[1], x.shape[2], wh.shape[0]
     args.d, args.column, args.bptt_steps = dout.shape[2], column, bptt_steps
-    args.lengths, args.dout, args.wx = labels(lengths), steps(dout), matrix(wx)
+    args.lengths, args.dout, args.h0, args.wx = labels(lengths), steps(dout), matrix(h0), matrix(wx)
     args.wh, args.gates, args.hs = matrix(wh), steps(gates), steps(hs)
     args.cs, args.extra, args.dz = NULL, steps(hn), steps(dz)
     args.dzh, args.dh, args.dc = steps(dzh), matrix(dh), NULL
     args.dx = steps(dx)
     run_backward(
-        &args, 3, (dout, gates, hn, hs, lengths, wx, wh), (dz, dzh, dh, dx), x, hs, dz, dzh, dwx, dwh, db, dbh
+        &args, 3, (dout, h0, gates, hn, hs, lengths, wx, wh), (dz, dzh, dh, dx), x, hs, dz, dzh, dwx, dwh, db, dbh
     )

@@ -156,6 +156,7 @@ def rnn_forward(
 def rnn_backward(
     dout: Array,
     x: Array,
+    h0: Array | None,
     hs: Array,
     lengths: Array | None,
     wx: Array,
@@ -178,7 +179,7 @@ def rnn_backward(
     Parameters
     ----------
     dout : (N, T, D) or (N, 1, D) float
-    x, hs, lengths, wx, wh, relu, reverse, column
+    x, h0, hs, lengths, wx, wh, relu, reverse, column
         As ``rnn_forward`` took or left them.
     bptt_steps : int
         The gradient ends at steps that are a multiple of it, the state does not (truncated BPTT,
@@ -186,7 +187,7 @@ def rnn_backward(
     dz : (N, T, H) float, overwritten
         Gradients of all steps before the activation.
     dh : (N, H) float, overwritten
-        Gradient of the first state.
+        Gradient of the first state; zeros where there was no ``h0``.
     dx : (N, T, I) float or None, overwritten
     dwx : (I, H) float, overwritten
     dwh : (H, H) float, overwritten
@@ -201,6 +202,7 @@ def rnn_backward(
         "rnn_backward",
         dout=(dout, "NRD"),
         x=(x, "NTI"),
+        h0=(h0, "NH"),
         hs=(hs, "NSH"),
         lengths=(lengths, "N"),
         wx=(wx, "IH"),
@@ -224,6 +226,8 @@ def rnn_backward(
         truncate(dh, s, on, bptt_steps)
         if dx is not None:
             dx[:, t] = dz[:, t] @ wx.T
+    if h0 is None:
+        dh[...] = 0
     sum_steps(x, hs, dz, dz, reverse, dwx, dwh)
     if db is not None:
         db[...] = dz.sum(axis=(0, 1))
@@ -325,6 +329,7 @@ def check_gates(kernel: str, wh: Array, gates: int) -> None:
 def lstm_backward(
     dout: Array,
     x: Array,
+    h0: Array | None,
     gates: Array,
     hs: Array,
     cs: Array,
@@ -348,14 +353,14 @@ def lstm_backward(
     Parameters
     ----------
     dout : (N, T, D) or (N, 1, D) float
-    x, gates, hs, cs, tanh_c, lengths, wx, wh, reverse, column
+    x, h0, gates, hs, cs, tanh_c, lengths, wx, wh, reverse, column
         As ``lstm_forward`` took or left them.
     bptt_steps : int
         As in ``rnn_backward``.
     dz : (N, T, 4*H) float, overwritten
         Gradients of all steps before the activations.
     dh, dc : (N, H) float, overwritten
-        Gradients of the first states.
+        Gradients of the first states; ``dh`` is zeros where there was no ``h0``.
     dx : (N, T, I) float or None, overwritten
     dwx : (I, 4*H) float, overwritten
     dwh : (H, 4*H) float, overwritten
@@ -370,6 +375,7 @@ def lstm_backward(
         "lstm_backward",
         dout=(dout, "NRD"),
         x=(x, "NTI"),
+        h0=(h0, "NH"),
         gates=(gates, "NTG"),
         hs=(hs, "NSH"),
         cs=(cs, "NSH"),
@@ -403,6 +409,8 @@ def lstm_backward(
         truncate(dc, s, on, bptt_steps)
         if dx is not None:
             dx[:, t] = dz[:, t] @ wx.T
+    if h0 is None:
+        dh[...] = 0
     sum_steps(x, hs, dz, dz, reverse, dwx, dwh)
     if db is not None:
         db[...] = dz.sum(axis=(0, 1))
@@ -486,6 +494,7 @@ def gru_forward(
 def gru_backward(
     dout: Array,
     x: Array,
+    h0: Array | None,
     gates: Array,
     hn: Array,
     hs: Array,
@@ -509,14 +518,14 @@ def gru_backward(
     Parameters
     ----------
     dout : (N, T, D) or (N, 1, D) float
-    x, gates, hn, hs, lengths, wx, wh, reverse, column
+    x, h0, gates, hn, hs, lengths, wx, wh, reverse, column
         As ``gru_forward`` took or left them.
     bptt_steps : int
         As in ``rnn_backward``.
     dz, dzh : (N, T, 3*H) float, overwritten
         Gradients of all steps before the activations: on the input's side, and on the state's.
     dh : (N, H) float, overwritten
-        Gradient of the first state.
+        Gradient of the first state; zeros where there was no ``h0``.
     dx : (N, T, I) float or None, overwritten
     dwx : (I, 3*H) float, overwritten
     dwh : (H, 3*H) float, overwritten
@@ -532,6 +541,7 @@ def gru_backward(
         "gru_backward",
         dout=(dout, "NRD"),
         x=(x, "NTI"),
+        h0=(h0, "NH"),
         gates=(gates, "NTG"),
         hn=(hn, "NTH"),
         hs=(hs, "NSH"),
@@ -563,6 +573,8 @@ def gru_backward(
         truncate(dh, s, on, bptt_steps)
         if dx is not None:
             dx[:, t] = dz[:, t] @ wx.T
+    if h0 is None:
+        dh[...] = 0
     sum_steps(x, hs, dz, dzh, reverse, dwx, dwh)
     if db is not None:
         db[...] = dz.sum(axis=(0, 1))
