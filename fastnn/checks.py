@@ -313,7 +313,7 @@ def _hint(got: tuple[int, ...], shape: tuple[int, ...]) -> str:
 
 
 def to_labels(name: str, labels: Array, classes: int) -> Array:
-    """Return integer class labels (N, ...) as int32.
+    """Return integer class labels (N, ...) as int32, a copy.
 
     Raises
     ------
@@ -340,11 +340,12 @@ def to_labels(name: str, labels: Array, classes: int) -> Array:
         raise ValueError(
             f"{name}: got label {shown} in row {bad[0][0]}, expected labels in [0, {classes})"
         )
-    return packed(labels, np.int32)
+    # A copy, because steps look no more: what the caller writes later must not get there.
+    return np.array(labels, np.int32, order="C")
 
 
 def to_lengths(name: str, value: ArrayLike, rows: int, steps: int) -> Array:
-    """Return the lengths of sequences (N,) as int32.
+    """Return the lengths of sequences (N,) as int32, a copy.
 
     Raises
     ------
@@ -368,7 +369,7 @@ def to_lengths(name: str, value: ArrayLike, rows: int, steps: int) -> Array:
         raise ValueError(
             f"{name}: got {lengths[bad[0]]} in row {bad[0]}, expected integers from 1 to {steps}"
         )
-    return packed(lengths, np.int32)
+    return np.array(lengths, np.int32, order="C")
 
 
 def to_names(value: Sequence[str], classes: int | None = None) -> list[str]:

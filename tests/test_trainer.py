@@ -228,6 +228,21 @@ def test_large_data_are_not_copied(three):
         assert np.shares_memory(rows, data)
 
 
+@pytest.mark.parametrize("eager", [False, True])
+def test_labels_that_change_meanwhile_do_not_matter(eager, three, backend):
+    x, y = three
+    thetas = []
+    for spoil in (False, True):
+        labels = y.astype(np.int32)
+
+        def change(model, history, labels=labels, spoil=spoil):
+            labels[:] = 2**30 if spoil else labels
+
+        model = trained(x, labels, epochs=2, callbacks=[change], eager=eager)
+        thetas.append(model.theta)
+    np.testing.assert_array_equal(*thetas)
+
+
 def test_digits_are_learned(digits, backend):
     x, y = digits
     model = fnn.Sequential([fnn.Dense(64, "relu"), fnn.Dense(10)], seed=0)
