@@ -210,7 +210,7 @@ static void gru_cell_backward(const float *z, const float *hn, const float *befo
 }
 
 /* forward: h' = cell(x[t] @ wx + b + h @ wh);  dz = cell'(dh'), dh = dh'' + dzh @ wh.T, dx[t] = dz @ wx.T,
- * back to the first step, or to the next multiple of bptt_steps.  Nobody asks for the gradient of no h0.
+ * back to the first step of a sequence, or to the next multiple of bptt_steps.  Nobody asks for the gradient of no h0.
  * dout as out, dz and dzh (N, T, G*H), dh and dc (N, H), dx as x or NULL */
 KERNEL(recurrent_backward) {
     const int64_t h = a->h, width = gates_of(a->cell) * h, states = (a->t + 1) * h, gates_row = a->t * width;
@@ -232,6 +232,7 @@ KERNEL(recurrent_backward) {
         else memcpy(dhs + n * h, a->dout + (n0 + n) * a->d + a->column, row);
         if (dcs) memset(dcs + n * h, 0, row);
     }
+    const bool own = a->bptt_steps && a->reverse && a->lengths; /* the windows of a sequence begin at its end */
     for (int64_t s = a->t - 1; s >= 0; s--) {
         if (fnn_interrupted(part)) return FNN_OK;
         const int64_t t = a->reverse ? a->t - 1 - s : s;
@@ -257,13 +258,18 @@ KERNEL(recurrent_backward) {
         }
         const float *dz = a->dz + n0 * gates_row + t * width, *dzh = a->dzh ? a->dzh + n0 * gates_row + t * width : dz;
         /* a GRU's dh may be larger by far than what is added: each term would be rounded as dh is */
-        const bool ends = s > 0 ? a->bptt_steps && s % a->bptt_steps == 0 : !a->h0;
+        const bool ends = s > 0 ? !own && a->bptt_steps && s % a->bptt_steps == 0 : !a->h0;
         if (!ends) multiply(&wh, space, room, dzh, gates_row, rows, dhs, h, ADD_SCALED, NULL);
         if (a->dx) multiply(&wx, space, room, dz, gates_row, rows, a->dx + (n0 * a->t + t) * a->i, a->t * a->i, STORE, NULL);
-        for (int64_t n = 0; n < rows && ends; n++) {
-            if (s > 0 && a->lengths && t >= a->lengths[n0 + n]) continue;
+        for (int64_t n = 0; n < rows && (ends || own); n++) {
+            if (s > 0) {
+                const int64_t length = a->lengths ? a->lengths[n0 + n] : a->t, step = own ? length - 1 - t : s;
+                if (t >= length || step == 0 || step % a->bptt_steps != 0) continue;
+                if (dcs) memset(dcs + n * h, 0, row);
+            } else if (a->h0) {
+                continue;
+            }
             memset(dhs + n * h, 0, row);
-            if (dcs && s > 0) memset(dcs + n * h, 0, row);
         }
     }
     if (apart) memcpy(a->dh + n0 * h, dhs, row * (size_t)rows);

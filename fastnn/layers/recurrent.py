@@ -256,7 +256,8 @@ class RNN(Recurrent):
         the output is twice as wide, the backward direction second.
     bptt_steps : int, optional
         The gradient does not cross the borders of windows of so many steps, the state does
-        (truncated back-propagation through time, Williams & Peng 1990).
+        (truncated back-propagation through time, Williams & Peng 1990). Windows count from where a
+        sequence begins, for the backward direction from its end.
     stateful : bool
         Each row of a batch goes on where the same row of the batch before ended. In ``fit`` and
         ``evaluate`` the state begins at zero in each pass over the data, takes batches of the same

@@ -183,7 +183,8 @@ def rnn_backward(
         As ``rnn_forward`` took or left them.
     bptt_steps : int
         The gradient ends at steps that are a multiple of it, the state does not (truncated BPTT,
-        Williams & Peng 1990); 0 means nowhere.
+        Williams & Peng 1990); 0 means nowhere. A sequence's steps count from where it begins, which
+        is its end where ``reverse``.
     dz : (N, T, H) float, overwritten
         Gradients of all steps before the activation.
     dh : (N, H) float, overwritten
@@ -223,7 +224,7 @@ def rnn_backward(
         h = hs[:, after]
         dz[:, t] = np.where(on, dh * (h > 0 if relu else 1 - h * h), 0)
         dh[...] = np.where(on, dz[:, t] @ wh.T, dh)
-        truncate(dh, s, on, bptt_steps)
+        dh[...] = np.where(borders(s, t, on, reverse, lengths, bptt_steps), 0, dh)
         if dx is not None:
             dx[:, t] = dz[:, t] @ wx.T
     if h0 is None:
@@ -239,10 +240,19 @@ def check_bptt(kernel: str, bptt_steps: int) -> None:
         raise ValueError(f"{kernel}: bptt_steps is {bptt_steps}, expected 0 or more")
 
 
-def truncate(gradient: Array, s: int, on: Array, bptt_steps: int) -> None:
-    """End the gradient of the state before step s where a window begins there."""
-    if bptt_steps and s and s % bptt_steps == 0:
-        gradient[...] = np.where(on, 0, gradient)
+def borders(
+    s: int, t: int, on: Array, reverse: bool, lengths: Array | None, bptt_steps: int
+) -> Array:
+    """Return for which sequences a window begins with this step, whose gradient goes no further.
+
+    (N, 1) or (1, 1) bool.
+    """
+    if not bptt_steps:
+        return np.zeros((1, 1), bool)
+    # A reversed sequence begins at its own end.
+    step = np.array([s]) if lengths is None or not reverse else lengths - 1 - t
+    begins: Array = on & ((step > 0) & (step % bptt_steps == 0))[:, None]
+    return begins
 
 
 def lstm_forward(
@@ -405,8 +415,8 @@ def lstm_backward(
         dz[:, t] = np.where(on, np.concatenate(z, axis=1), 0)
         dc[...] = np.where(on, e * f, dc)
         dh[...] = np.where(on, dz[:, t] @ wh.T, dh)
-        truncate(dh, s, on, bptt_steps)
-        truncate(dc, s, on, bptt_steps)
+        ends = borders(s, t, on, reverse, lengths, bptt_steps)
+        dh[...], dc[...] = np.where(ends, 0, dh), np.where(ends, 0, dc)
         if dx is not None:
             dx[:, t] = dz[:, t] @ wx.T
     if h0 is None:
@@ -570,7 +580,7 @@ def gru_backward(
         dz[:, t] = np.where(on, np.concatenate([dr, du, dn], axis=1), 0)
         dzh[:, t] = np.where(on, np.concatenate([dr, du, dn * r], axis=1), 0)
         dh[...] = np.where(on, dh * u + dzh[:, t] @ wh.T, dh)
-        truncate(dh, s, on, bptt_steps)
+        dh[...] = np.where(borders(s, t, on, reverse, lengths, bptt_steps), 0, dh)
         if dx is not None:
             dx[:, t] = dz[:, t] @ wx.T
     if h0 is None:
