@@ -467,6 +467,8 @@ cdef extern from "fastnn.h" nogil:
         int64_t *corrects
         int64_t limit
 
+    int FNN_ROW, FNN_BATCH
+
     ctypedef struct fnn_advance_args:
         int64_t n
         int64_t *clock

@@ -37,5 +37,6 @@ cdef class Plan:
     cdef start_capture(self)
     cdef end_capture(self)
     cdef place_barriers(self)
+    cdef int64_t *clock(self)
     cdef remove(self, int i)
     cdef int64_t run(self, int64_t steps, double budget, bint profile) except -1

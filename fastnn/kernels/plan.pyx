@@ -253,7 +253,7 @@ cdef class Plan:
         self.stopped = outcome == FNN_HALTED_LOSS
         if outcome == FNN_HALTED_USER:
             raise_pending()
-        if outcome == FNN_HALTED_END:
+        if outcome == FNN_HALTED_END and not (profile and done):
             raise IndexError(f"after {done} of {steps} steps the clock is past the end of the epoch's data")
         return done
 
@@ -282,14 +282,32 @@ cdef class Plan:
     def profile(self, int64_t steps=1):
         """Runs `steps` steps with every op timed; `str(plan)` shows the mean of all profiled steps.
 
-        Returns and raises what `replay` does, but does not stop for the time.
+        Returns and raises what `replay` does, but does not stop for the time, and begins the data anew
+        where they end. Where the epoch stands is as before.
         """
-        cdef int64_t done = 0
-        while done < steps:
-            done += self.run(steps - done, 0.04, True)
-            if self.stopped:
-                break
+        cdef int64_t done = 0, row = 0, batch = 0
+        cdef int64_t *clock = self.clock()
+        if clock != NULL:
+            row, batch = clock[FNN_ROW], clock[FNN_BATCH]
+        try:
+            while done < steps:
+                if clock != NULL:
+                    clock[FNN_ROW] = clock[FNN_BATCH] = 0
+                done += self.run(steps - done, 0.04, True)
+                if self.stopped:
+                    break
+        finally:
+            if clock != NULL:
+                clock[FNN_ROW], clock[FNN_BATCH] = row, batch
         return done
+
+    cdef int64_t *clock(self):
+        """Of the data that the steps go through; NULL if they do not."""
+        cdef int i
+        for i in range(self.c.n):
+            if self.c.ops[i].op == FNN_OP_advance:
+                return (<fnn_advance_args *>self.c.ops[i].args).clock
+        return NULL
 
     def table(self):
         """One dict per op: name, shapes, bytes, flops, threads, and seconds where it was profiled."""
