@@ -49,10 +49,12 @@ class Predictor:
         Built.
     end : int
         How many layers to compute, at least 1.
+    with_lengths : bool
+        Whether the samples are sequences of different lengths.
     """
 
-    def __init__(self, model: "Sequential", end: int) -> None:
-        self.model, self.end = model, end
+    def __init__(self, model: "Sequential", end: int, with_lengths: bool) -> None:
+        self.model, self.end, self.with_lengths = model, end, with_lengths
         self.chunk = chunk_rows(model)
         recurrent = [layer for layer in model.layers[:end] if isinstance(layer, Recurrent)]
         self.stateful = [layer for layer in recurrent if layer.stateful]
@@ -63,16 +65,16 @@ class Predictor:
         model = self.model
         self.k = k
         layers = model.layers[: self.end]
-        lengths = any(layer.takes_lengths for layer in layers)
+        lengths = self.with_lengths
         self.workspace = Workspace(layers, n, model.dtype, training=False, lengths=lengths)
-        if self.workspace.lengths is not None:
-            self.workspace.lengths.fill(model.layers[0].input_shape[0])
         self.clock = np.zeros(3, np.int64)
         blocker = unrecordable(k, layers)
         if blocker is not None:
             model.warn_eager(blocker)
         self.eager = blocker is not None or k is not backend.compiled
-        self.direct = not self.eager and not self.stateful and model.layers[0].input_dtype is None
+        self.direct = not (
+            self.eager or self.stateful or lengths or model.layers[0].input_dtype is not None
+        )
         self.runs: dict[tuple[int, ...], _Run] = {}
 
     def _run(self, n: int) -> _Run:
@@ -107,7 +109,6 @@ class Predictor:
         if (
             type(x) is np.ndarray
             and x.dtype is _FLOAT32
-            and lengths is None
             and self.direct
             and self.k is backend.active
         ):
@@ -141,23 +142,12 @@ class Predictor:
                 self.k.gather_rows(rows, None, scale, self.clock, inputs)
             for state, buffer in zip(states, self.workspace.states, strict=True):
                 buffer[: stop - start] = state[start:stop]
-            if ends is None:
-                compute()
-            else:
-                self._compute_until(ends[start:stop], compute)
+            if ends is not None and self.workspace.lengths is not None:
+                self.workspace.lengths[: stop - start] = ends[start:stop]
+            compute()
             out[start:stop] = result
             for state, buffer in zip(states, self.workspace.states, strict=True):
                 state[start:stop] = buffer[: stop - start]
         for layer, arrays in zip(self.stateful, begun, strict=True):
             layer.end(arrays)
         return out
-
-    def _compute_until(self, ends: Array, compute: Callable[[], Any]) -> None:
-        """Compute with sequences that end early."""
-        lengths = self.workspace.lengths
-        assert lengths is not None
-        lengths[: len(ends)] = ends
-        try:
-            compute()
-        finally:
-            lengths.fill(self.model.layers[0].input_shape[0])

@@ -402,7 +402,7 @@ def weights_of(
     lengths : (N,) int32, optional
         Of sequences of outputs; the steps beyond do not count.
     steps : int
-        P, where the targets are no class numbers.
+        Of those sequences; P, where the targets are no class numbers.
 
     Raises
     ------
@@ -435,5 +435,5 @@ def weights_of(
             table[row] = check_real(f"class_weight[{row}]", weight, 0)
         weights = to_weights("class_weight", weights * table[labels], weights.shape, dtype)
     if lengths is not None:
-        weights *= np.arange(weights.shape[1]) < lengths[:, None]
+        weights *= np.arange(weights.shape[1]) * steps // weights.shape[1] < lengths[:, None]
     return weights

@@ -132,8 +132,9 @@ class Sequential:
 
     def _reset(self) -> None:
         """Make what neither a copy nor a file of the model takes over."""
-        self._predictors: defaultdict[int, list[Predictor]] = defaultdict(list)
-        self._whole: list[Predictor] = self._predictors[len(self.layers)]
+        # by the number of layers, and whether there are lengths
+        self._predictors: defaultdict[tuple[int, bool], list[Predictor]] = defaultdict(list)
+        self._whole: list[Predictor] = self._predictors[len(self.layers), False]
         self._warned = False
         self._building = threading.Lock()
 
@@ -517,14 +518,23 @@ class Sequential:
             )
         targets = rows_inside(targets, self.output_shape, self.data_format)
         ends = self.sequence_lengths(lengths_name, lengths, len(rows), len(self.layers))
-        steps, *features = self.output_shape
-        sequences = bool(features) and steps == self.input_shape[0]
+        steps = None if ends is None else self._output_steps()
         weights = weights_of(
             *(targets, sample_weight, class_weight, self.output_shape[-1], self.dtype),
-            lengths=ends if sequences else None,
-            steps=steps if sequences and ends is not None else 1,
+            lengths=ends if steps else None,
+            steps=steps or 1,
         )
         return Data(rows, x_scale, targets, y_scale, weights, ends)
+
+    def _output_steps(self) -> int | None:
+        """Return how many steps the output has; None if its rows are no steps of a sequence."""
+        last = max(layer.index for layer in self.layers if layer.takes_lengths)
+        steps = self.layers[last].input_shape[0]
+        kept = all(
+            len(layer.output_shape) > 1 and layer.output_shape[0] == steps
+            for layer in self.layers[last:]
+        )
+        return steps if kept else None
 
     def _validation(self, data: tuple[ArrayLike, ...], loss: Loss) -> Data:
         several = isinstance(data, (tuple, list))
@@ -565,15 +575,22 @@ class Sequential:
         Raises
         ------
         TypeError, ValueError
-            If they do not fit, or none of the layers before ``end`` takes sequences.
+            If they do not fit, or none of the layers before ``end`` takes sequences, or these do
+            not have the same number of steps.
         """
         if lengths is None:
             return None
-        layer = next((layer for layer in self.layers[:end] if layer.takes_lengths), None)
-        if layer is None:
+        layers = [layer for layer in self.layers[:end] if layer.takes_lengths]
+        if not layers:
             raise ValueError(f"{name}: expected with a recurrent layer only, there is none")
-        with layer.named():
-            return to_lengths(name, lengths, rows, layer.input_shape[0])
+        steps = [layer.input_shape[0] for layer in layers]
+        if len(set(steps)) > 1:
+            raise ValueError(
+                f"{name}: expected with recurrent layers of as many steps only, they have "
+                f"{', '.join(map(str, steps))}"
+            )
+        with layers[0].named():
+            return to_lengths(name, lengths, rows, steps[0])
 
     def _rows(self, name: str, x: ArrayLike) -> tuple[Array, float]:
         """Return samples as a matrix and their factor; build the model if they are its first."""
@@ -582,7 +599,8 @@ class Sequential:
             tokens = array.ndim == 1 and isinstance(self.layers[0], Embedding)
             if not (array.ndim > 1 or tokens) or not array.size:
                 raise ValueError(
-                    f"{name}: got shape {array.shape}, expected (rows, ...), none of them 0"
+                    f"{name}: got shape {array.shape}, expected (rows, ...), none of them 0, "
+                    f"for {self.layers[0].label}"
                 )
             self.build(array.shape[1:] or 1)
             x = array
@@ -676,19 +694,20 @@ class Sequential:
         TypeError, ValueError
             If ``x`` does not fit.
         """
+        pool = self._whole if lengths is None else self._predictors[len(self.layers), True]
         try:
-            predictor = self._whole.pop()
+            predictor = pool.pop()
         except IndexError:
-            predictor = self._predictor(x, len(self.layers))
+            predictor = self._predictor(x, len(self.layers), lengths is not None)
         try:
             return predictor(x, lengths)
         finally:
-            self._whole.append(predictor)
+            pool.append(predictor)
 
-    def _predictor(self, x: ArrayLike, end: int) -> Predictor:
+    def _predictor(self, x: ArrayLike, end: int, with_lengths: bool) -> Predictor:
         if self.input_shape is None:
             self._rows("x", x)
-        return Predictor(self, end)
+        return Predictor(self, end, with_lengths)
 
     def predict_classes(self, x: ArrayLike, lengths: ArrayLike | None = None) -> Array:
         """Return the class with the largest output for each sample, or step: (N, ...) int64.
@@ -708,7 +727,7 @@ class Sequential:
         return classes
 
     def features(self, x: ArrayLike, layer: int = -2, lengths: ArrayLike | None = None) -> Array:
-        """Return a layer's output (N, ...) for samples ``x``.
+        """Return a layer's output (N, ...) for samples ``x``; a state goes on as in ``predict``.
 
         Parameters
         ----------
@@ -725,11 +744,11 @@ class Sequential:
         """
         count = len(self.layers)
         end = check_integer("layer", layer, -count, count - 1) % count + 1
-        pool = self._predictors[end]
+        pool = self._predictors[end, lengths is not None]
         try:
             predictor = pool.pop()
         except IndexError:
-            predictor = self._predictor(x, end)
+            predictor = self._predictor(x, end, lengths is not None)
         try:
             return predictor(x, lengths)
         finally:

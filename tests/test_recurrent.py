@@ -275,7 +275,7 @@ def test_sequences_of_other_lengths_are_refused(cell, backend):
             net(cell).predict(np.ones((2, steps, 5), np.float32))
     with pytest.raises(ValueError, match="input_shape: got 0, expected an integer >= 1"):
         fnn.Sequential([CELLS[cell](3)], (0, 5))
-    with pytest.raises(ValueError, match=r"x: got shape \(2, 0, 5\), .* none of them 0"):
+    with pytest.raises(ValueError, match=rf"x: .*\(2, 0, 5\), .* for layer 0 \({cell}"):
         fnn.Sequential([CELLS[cell](3)]).predict(np.ones((2, 0, 5), np.float32))
 
 
@@ -310,8 +310,14 @@ def test_padding_has_no_gradient(cell, backend):
     x, lengths, on = of_lengths()
     y = sequences()[1]
     thetas = []
-    for data in (x, np.where(on[:, :, None], x, -3.0)):
-        model = net(cell, bidirectional=True)
+    longer = np.pad(x, ((0, 0), (0, 1), (0, 0)), constant_values=2.0)
+    for data in (x, np.where(on[:, :, None], x, -3.0), longer):
+        layers = [
+            CELLS[cell](9, True, bidirectional=True, bptt_steps=2),
+            CELLS[cell](7, bidirectional=True, bptt_steps=3),
+            fnn.Dense(3),
+        ]
+        model = fnn.Sequential(layers, data.shape[1:], seed=0)
         model.fit(
             *(data, y),
             lengths=lengths,
@@ -324,7 +330,58 @@ def test_padding_has_no_gradient(cell, backend):
         assert model.evaluate(data, y, lengths=lengths) == pytest.approx(
             {key[4:]: value[-1] for key, value in model.history.items() if key[:4] == "val_"}
         )
-    np.testing.assert_array_equal(*thetas)
+    np.testing.assert_array_equal(thetas[0], thetas[1])
+    np.testing.assert_allclose(thetas[0], thetas[2], atol=2e-5)
+
+
+@every_cell
+def test_a_sequence_may_begin_in_the_middle_of_a_model(cell, backend):
+    x, y = np.random.default_rng(0).normal(size=(2, 50, 16)).astype(np.float32)
+    layers = [fnn.Dense(16), fnn.Reshape((8, 2)), CELLS[cell](2, True)]
+    model = fnn.Sequential(layers, 4, seed=0)
+    y = y.reshape(50, 8, 2)
+    out = model.predict(x[:, :4])
+    assert out.all(axis=2).all()
+    assert model.evaluate(x[:, :4], y, "mse")["loss"] == pytest.approx(((out - y) ** 2).mean())
+    lengths = np.arange(50) % 8 + 1
+    on = np.arange(8) < lengths[:, None]
+    short = model.predict(x[:, :4], lengths)
+    np.testing.assert_array_equal(short[on], out[on])
+    assert model.evaluate(x[:, :4], y, "mse", lengths=lengths)["loss"] == pytest.approx(
+        ((out - y) ** 2).mean(axis=2)[on].mean(), rel=1e-5
+    )
+
+
+def test_lengths_do_not_count_in_outputs_that_are_no_steps(backend):
+    x, lengths, _ = of_lengths(steps=8)
+    y = np.random.default_rng(0).normal(size=(50, 8, 3)).astype(np.float32)
+    for make in (
+        lambda: [fnn.GRU(8), fnn.Dense(24), fnn.Reshape((8, 3))],
+        lambda: [fnn.GRU(3, True), fnn.Flatten(), fnn.Dense(24), fnn.Reshape((8, 3))],
+    ):
+        model = fnn.Sequential(make(), (8, 5), seed=0)
+        wanted = ((model.predict(x, lengths) - y) ** 2).mean()
+        found = model.evaluate(x, y, "mse", lengths=lengths)["loss"]
+        assert found == pytest.approx(wanted, rel=1e-5)
+
+
+def test_every_row_of_a_step_ends_with_its_sequence(backend):
+    """A step of four numbers as two rows of two classes."""
+    x, lengths, on = of_lengths(steps=8)
+    y = np.random.default_rng(0).integers(0, 2, (50, 8, 2))
+    model = fnn.Sequential([fnn.GRU(4, True), fnn.Reshape((8, 2, 2))], (8, 5), seed=0)
+    hits = model.predict(x, lengths).argmax(axis=3) == y
+    found = model.evaluate(x, y, lengths=lengths)["accuracy"]
+    assert found == pytest.approx(hits[on].mean())
+
+
+def test_recurrent_layers_of_other_steps_do_not_share_lengths(backend):
+    layers = [fnn.RNN(4, True), fnn.Reshape((12, 2)), fnn.RNN(3)]
+    model = fnn.Sequential(layers, (6, 5), seed=0)
+    x, lengths, _ = of_lengths()
+    assert model.predict(x).shape == (50, 3)
+    with pytest.raises(ValueError, match=r"lengths: expected with .* as many steps only, .* 6, 12"):
+        model.predict(x, lengths)
 
 
 def test_targets_of_every_step(backend):
