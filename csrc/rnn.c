@@ -53,8 +53,9 @@ static void multiply(const weights *w, float *space, int64_t room, const float *
                      finish finish, const float *bias) {
     const bool direct = !w->packed && !w->transposed && rows <= 4; /* a short tile streams w as it lies */
     const int64_t wide = direct ? FN(tile_widest)[rows] * VL : PANEL;
-    const int64_t most = w->packed ? KC : room / PANEL, blocks = direct ? 1 : (w->k + most - 1) / most;
-    const int64_t kb = (w->k + blocks - 1) / blocks; /* equal blocks of k */
+    /* equal blocks of k: where each is added by itself, they must not depend on the room that a thread has left */
+    const int64_t most = w->packed || finish == ADD_SCALED ? KC : room / PANEL, blocks = direct ? 1 : (w->k + most - 1) / most;
+    const int64_t kb = (w->k + blocks - 1) / blocks;
     for (int64_t j = 0; j < w->n; j += wide)
         for (int64_t k = 0; k < w->k; k += kb) {
             const run all = {0, 0, min64(kb, w->k - k)};
@@ -394,6 +395,7 @@ static void add_row(float *to, const float *from, int64_t n0, int64_t n1) {
 
 /* to += more, in a block as above */
 static void add_sums(const fnn_recurrent_backward_w_args *a, block s, sums to, sums more) {
+    if (s.m0 == s.m1) return; /* an empty share, which begins at row 0, too */
     for (int64_t m = s.m0; m < s.m1; m++) {
         if (m < a->i) add_row(to.dwx + m * a->width, more.dwx + m * a->width, s.n0, s.n1);
         else add_row(to.dwh + (m - a->i) * a->width, more.dwh + (m - a->i) * a->width, s.n0, s.n1);

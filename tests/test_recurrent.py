@@ -4,8 +4,10 @@ import copy
 
 import numpy as np
 import pytest
+from cases import CASES, parameters
 
 import fastnn as fnn
+from fastnn import backend as backends
 
 CELLS = {"RNN": fnn.RNN, "LSTM": fnn.LSTM, "GRU": fnn.GRU}
 every_cell = pytest.mark.parametrize("cell", CELLS)
@@ -201,6 +203,51 @@ def test_threads_that_share_a_plan_give_the_same_bits(cell, compiled):
         results.append(model.theta)
     for theta in results[1:]:
         np.testing.assert_array_equal(theta, results[0])
+
+
+@every_cell
+@pytest.mark.parametrize(
+    ("units", "features", "rows", "steps"),
+    # more threads than weights in a column; weights that only some threads have room to pack
+    [(1, 1, 1000, 60), (2, 2, 300, 40), (216, 5, 8, 3), (256, 5, 100, 3), (432, 5, 32, 3)],
+)
+def test_threads_give_the_same_bits_for_few_and_for_many_units(
+    cell, units, features, rows, steps, compiled
+):
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((rows, steps, features), np.float32), rng.integers(0, 3, rows)
+    thetas = []
+    for threads in (1, 2, 3, 7, 8):
+        fnn.set_num_threads(threads)
+        model = fnn.Sequential([CELLS[cell](units), fnn.Dense(3)], (steps, features), seed=0)
+        model.fit(x, y, optimizer="sgd", batch_size=None, epochs=2, verbose=0)
+        thetas.append(model.theta)
+    for theta in thetas[1:]:
+        np.testing.assert_array_equal(theta, thetas[0])
+
+
+@every_cell
+@pytest.mark.parametrize("zero", "NTIH")
+@pytest.mark.parametrize("kernel", ["forward", "backward"])
+def test_kernels_refuse_sizes_of_0(cell, zero, kernel, backend):
+    case = CASES[f"{cell.lower()}_{kernel}"]
+    sizes = {letter: 3 for letter in "NTIH"}
+    args = case.build(np.random.default_rng(0), sizes) | {"lengths": None}
+    states = args["hs"].shape
+    assert states == (3, 4, 3)
+    gates = args["wh"].shape[1] // 3
+    shapes = {"x": "NTI", "h0": "NH", "c0": "NH", "wx": "IG", "wh": "HG", "b": "G", "bh": "H"}
+    shapes |= {"gates": "NTG", "hs": "NSH", "cs": "NSH", "tanh_c": "NTH", "hn": "NTH"}
+    shapes |= {"dz": "NTG", "dzh": "NTG", "dh": "NH", "dc": "NH", "out": "NTH", "dout": "NTH"}
+    shapes |= {"dx": "NTI", "dwx": "IG", "dwh": "HG", "db": "G", "dbh": "H"}
+    sizes |= {zero: 0}
+    sizes |= {"S": sizes["T"] + 1, "G": gates * sizes["H"]}
+    for name, letters in shapes.items():
+        if args.get(name) is not None:
+            args[name] = np.ones([sizes[letter] for letter in letters], np.float32)
+    function = getattr(backends.active, case.name)
+    with pytest.raises(ValueError, match=rf"{case.name}: .* expected none to be 0"):
+        function(*(args[name] for name in parameters(case.name)))
 
 
 @every_cell

@@ -28,8 +28,12 @@ def sigmoid(x: Array) -> Array:
 def check_sequences(
     kernel: str, x: Array, hs: Array, out: Array, lengths: Array | None, column: int
 ) -> None:
-    """Check that ``hs`` has T + 1 states, and ``out`` T outputs or one, as wide as needed."""
+    """Check that ``hs`` has T + 1 states, ``out`` T outputs or one, as wide, and nothing is 0."""
     steps, units = x.shape[1], hs.shape[2]
+    if 0 in x.shape or not units:
+        raise ValueError(
+            f"{kernel}: x of shape {x.shape} and states of {units} units, expected none to be 0"
+        )
     if hs.shape[1] != steps + 1:
         raise ValueError(f"{kernel}: hs of shape {hs.shape} does not fit {steps} steps and 1 more")
     if out.shape[1] not in (1, steps) or not 0 <= column <= out.shape[2] - units:
