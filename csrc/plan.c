@@ -160,9 +160,8 @@ fnn_outcome fnn_plan_run(fnn_plan *plan, int64_t steps, int64_t budget, bool pro
     do {
         const double few = floor((double)(steps - run.done) / (2 * RUNS + 1));
         const double trial = pace->step > 0 && TRIAL / pace->step < few ? ceil(TRIAL / pace->step) : few;
-        /* however long steps become, the threads that a trial has put aside come back */
-        const bool may = pace->step < LONG_STEP || pace->threads < most;
-        const bool worth = most > 1 && !profile && may && trial * pace->step >= TRIAL / 10;
+        if (pace->step >= LONG_STEP) pace->threads = most; /* whatever a trial has put aside while steps were short */
+        const bool worth = most > 1 && !profile && pace->step < LONG_STEP && trial * pace->step >= TRIAL / 10;
         if (worth && pace->wait <= 0) {
             try_others(&run, (int64_t)trial);
         } else {

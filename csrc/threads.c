@@ -11,6 +11,8 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdlib.h>
+#include <string.h>
 #include <time.h>
 #include <unistd.h>
 #ifdef __linux__
@@ -260,7 +262,7 @@ void fnn_set_threads(int n) {
 
 static bool take_pool(void) { return !__atomic_test_and_set(&pool.busy, __ATOMIC_ACQUIRE); }
 
-void fnn_parallel(fnn_job job, void *context, int n, fnn_team *team) {
+static void run_team(fnn_job job, void *context, int n, fnn_team *team) {
     int wanted = fnn_get_threads();
     if (n > wanted) n = wanted;
     if (n > 1 && take_pool()) {
@@ -274,11 +276,26 @@ void fnn_parallel(fnn_job job, void *context, int n, fnn_team *team) {
         hand_out();
         job(context, team, 0);
         __atomic_store_n(&pool.open, 0, __ATOMIC_SEQ_CST);
-        for (int i = 0; i < PAUSES && LOAD(pool.inside); i++) relax();
-        for (uint32_t inside; (inside = LOAD(pool.inside)) != 0;) sleep_while(&pool.inside, inside, 0);
+        for (int i = 0; i < PAUSES && __atomic_load_n(&pool.inside, __ATOMIC_SEQ_CST); i++) relax();
+        for (uint32_t inside; (inside = __atomic_load_n(&pool.inside, __ATOMIC_SEQ_CST)) != 0;) sleep_while(&pool.inside, inside, 0);
         __atomic_clear(&pool.busy, __ATOMIC_RELEASE);
     } else {
         seat(team, 1);
         job(context, team, 0);
     }
+}
+
+void fnn_parallel(fnn_job job, void *context, int n, fnn_team *team) {
+    static _Thread_local int depth;
+    float *kept = NULL;
+    if (depth) { /* a signal's handler computes inside an operation that polls: it shall find its workspace as it was */
+        kept = malloc(sizeof workspace);
+        if (!kept) abort(); /* as where a thread's first workspace cannot be had */
+        memcpy(kept, workspace, sizeof workspace);
+    }
+    depth++;
+    run_team(job, context, n, team);
+    depth--;
+    if (kept) memcpy(workspace, kept, sizeof workspace);
+    free(kept);
 }

@@ -1,6 +1,7 @@
 """The recorded step: capture, fusion, replay, profile, and what may go wrong in each."""
 
 import os
+import signal
 import threading
 import time
 
@@ -440,6 +441,92 @@ def test_a_layer_that_records_nothing_is_refused(compiled):
     Wrong.right_forward = True
     with pytest.raises(ValueError, match=r"layer 1 \(Wrong\): backward .*records = False"):
         fnn.Sequential([fnn.Dense(3), Wrong()], 3).fit(x, y, verbose=0)
+
+
+@pytest.mark.parametrize("after", [fnn.Sigmoid, fnn.Tanh, fnn.Softmax, lambda: fnn.Dropout(0.5)])
+def test_a_pool_knows_where_its_relu_was_open_whatever_overwrites_it(after, compiled):
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((24, 8, 8, 2), np.float32), rng.integers(0, 3, 24)
+    thetas = []
+    for fuse in (False, True):
+        layers = [fnn.Conv2D(4, 3, bias_initializer=fnn.Constant(-0.5)), fnn.ReLU()]
+        layers += [fnn.MaxPool2D(2), after(), fnn.Flatten(), fnn.Dense(3)]
+        model = fnn.Sequential(layers, seed=1)
+        model.fit(x, y, optimizer=fnn.SGD(0.5), epochs=3, batch_size=24, verbose=0, fuse=fuse)
+        thetas.append(model.theta)
+    np.testing.assert_allclose(*thetas, atol=1e-5)
+
+
+@pytest.mark.parametrize("reader", ["before", "after"])
+def test_a_gradient_that_others_read_is_kept(reader, compiled):
+    rng = np.random.default_rng(0)
+    shapes = {"dout": (8, 5), "w": (6, 5), "x": (8, 6), "v": (8, 3), "u": (3, 6)}
+    a = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+    y = np.tanh(a["x"]).reshape(-1)
+    results = []
+    for fuse in (False, True):
+        dx, da, dw, du = (np.zeros(s, np.float32) for s in ((8, 6), (8, 6), (6, 5), (3, 6)))
+        plan = compiled.Plan()
+        with plan.capture():
+            compiled.dense_backward(a["dout"], a["x"], a["w"], dx, dw, None)
+            if reader == "before":
+                compiled.dense_backward(dx, a["v"], a["u"], None, du, None)
+            compiled.tanh_backward(dx.reshape(-1), y, da.reshape(-1))
+            if reader == "after":
+                compiled.dense_backward(dx, a["v"], a["u"], None, du, None)
+        if fuse:
+            compiled.fuse(plan)
+        plan.replay()
+        results.append((da, du))
+    np.testing.assert_allclose(results[0][0], results[1][0], atol=1e-5)
+    np.testing.assert_allclose(results[0][1], results[1][1], atol=1e-5)
+
+
+@pytest.mark.parametrize("fuse", [False, True])
+def test_steps_of_one_sample_end_with_the_data(fuse, compiled):
+    rng = np.random.default_rng(0)
+    data, target = rng.standard_normal((5, 40), np.float32), np.ones((1, 8), np.float32)
+    x, out, dout = (np.zeros((1, n), np.float32) for n in (40, 8, 8))
+    theta, grad = np.zeros((2, 328), np.float32)
+    loss, lr, clock = np.zeros(1, np.float32), np.full(1, 0.1, np.float32), np.zeros(3, np.int64)
+    plan = compiled.Plan()
+    with plan.capture():
+        compiled.gather_rows(data, None, 1.0, clock, x)
+        compiled.dense_forward(x, theta[:320].reshape(40, 8), theta[320:], out)
+        compiled.mean_squared_error(out, target, None, dout, loss)
+        dw = grad[:320].reshape(40, 8)
+        compiled.dense_backward(dout, x, theta[:320].reshape(40, 8), None, dw, grad[320:])
+        compiled.sgd_update(grad, lr, 0.0, False, clock, None, theta)
+        compiled.advance(1, clock)
+    if fuse:
+        compiled.fuse(plan)
+    with pytest.raises(IndexError, match="after 5 of 9 steps"):
+        plan.replay(9)
+
+
+def test_a_signal_handler_may_compute_during_a_step(compiled):
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((2, 1500, 1500), np.float32)
+    small = rng.standard_normal((300, 300), np.float32)
+    wanted, out, calls = np.empty_like(a), np.empty_like(a), []
+    compiled.gemm_nn(a, b, wanted)
+
+    def handler(*_):
+        calls.append(np.empty_like(small))
+        compiled.gemm_nn(small, small, calls[-1])
+
+    previous = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+    try:
+        for _ in range(1000):
+            compiled.gemm_nn(a, b, out)
+            np.testing.assert_array_equal(out, wanted)
+            if len(calls) > 20:
+                break
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+    assert len(calls) > 20
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

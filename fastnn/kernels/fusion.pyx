@@ -278,6 +278,17 @@ cdef fuse_forward(Plan plan):
         i += 1
 
 
+cdef bint is_read_but_by(Plan plan, int reader, list operands, int start):
+    """Does another op than this from `start` on read this, before another writes there?"""
+    cdef int i
+    for i in range(start, plan.c.n):
+        if i != reader and any_overlap(plan.ops[i].reads, operands):
+            return True
+        if any_overlap(plan.ops[i].writes, operands):
+            return False
+    return False
+
+
 cdef fuse_backward(Plan plan):
     cdef activation_args f
     cdef backward_host host
@@ -298,20 +309,11 @@ cdef fuse_backward(Plan plan):
             and f.n == host.n
             # moved before the weight's gradient, it must not write what that one reads
             and not any(any_overlap(plan.ops[j].writes, op.reads) for op in plan.ops[i:j])
+            and (f.out == f.x or not is_read_but_by(plan, j, plan.ops[i].writes, i + 1))
         ):
             host.activation[0], host.slope[0] = f.activation, f.slope
             host.saved[0], host.dx[0] = f.saved, f.out
             merge(plan, i, j)
-
-
-cdef bint is_read(Plan plan, list operands, int start):
-    """Does an op from `start` on read this, before another writes there?"""
-    for op in plan.ops[start:]:
-        if any_overlap(op.reads, operands):
-            return True
-        if any_overlap(op.writes, operands):
-            return False
-    return False
 
 
 cdef fuse_pooling(Plan plan):
@@ -336,6 +338,8 @@ cdef fuse_pooling(Plan plan):
                 and f.x == back.dx
                 and f.saved == pool.x
                 and not any_overlap(plan.ops[j + 1].writes, plan.ops[j].reads)
+                and not any(any_overlap(op.writes, plan.ops[i].writes[-1:]) for op in plan.ops[i + 1:j])
+                and (f.out == f.x or not is_read_but_by(plan, j + 1, plan.ops[j].writes, j + 1))
             ):
                 # the largest is above 0 where the one that it was taken from is
                 back.mask, back.dx = pool.out, f.out
@@ -354,7 +358,7 @@ cdef fuse_pooling(Plan plan):
                 pool.x == conv.out
                 and conv.shape.n >= POOLED_IMAGES
                 and fnn_conv2d_pools(&conv.shape)
-                and not is_read(plan, plan.ops[i].writes, i + 2)
+                and not is_read_but_by(plan, i + 1, plan.ops[i].writes, i + 1)
                 # a thread may pool its share while another still reads
                 and not any_overlap(plan.ops[i + 1].writes, plan.ops[i].reads)
             ):
@@ -483,6 +487,9 @@ cdef join_steps(Plan plan):
     sample = plan.ops[0].writes
     users = [i for i, op in enumerate(plan.ops) if i > 0 and any_overlap(op.reads + op.writes, sample)]
     if len(users) != 2:
+        return
+    # each step fetches the next one's sample, if there is one: something else ends the plan where there is none
+    if not any(plan.c.ops[i].op in (FNN_OP_gather_labels, FNN_OP_log_step) for i in range(plan.c.n)):
         return
     start, end = users
     if plan.c.ops[start].op != FNN_OP_dense_forward or plan.c.ops[end].op != FNN_OP_dense_backward_w:
