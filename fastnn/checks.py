@@ -18,6 +18,7 @@ __all__ = [
     "PIXEL_SCALE",
     "Array",
     "DivergenceError",
+    "assign",
     "check_finite",
     "check_flag",
     "check_integer",
@@ -234,6 +235,27 @@ def to_array(name: str, value: ArrayLike) -> Array:
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     return array
+
+
+def assign(name: str, array: Array, value: ArrayLike) -> None:
+    """Copy ``value`` into an array of the same shape, of which there are views elsewhere.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no array of numbers, or has another shape.
+
+    Examples
+    --------
+    >>> assign("b", np.zeros(3), [1.0, 2.0])
+    Traceback (most recent call last):
+    ...
+    ValueError: b: got shape (2,), expected (3,)
+    """
+    values = to_array(name, value)
+    if values.shape != array.shape:
+        raise ValueError(f"{name}: got shape {values.shape}, expected {array.shape}")
+    array[...] = values
 
 
 def packed(array: Array, dtype: DTypeLike | None = None) -> Array:

@@ -20,6 +20,7 @@ from fastnn.callbacks import Callback, to_callbacks
 from fastnn.checkpoint import Checkpoint
 from fastnn.checks import (
     Array,
+    assign,
     check_flag,
     check_integer,
     check_shape,
@@ -74,7 +75,8 @@ class Sequential:
     layers : list of Layer
     theta, grad : (n,) float
         All weights, and their gradients after a step; the layers' are views of them. Each weight
-        starts at a multiple of 16 elements, the gaps are 0.
+        starts at a multiple of 16 elements, the gaps are 0. To assign to these, or to a layer's
+        weights and buffers, copies the values.
     history : History or None
         Of the last ``fit``, also of one that was interrupted.
     optimizer : Optimizer or None
@@ -196,17 +198,18 @@ class Sequential:
             for name, (shape, _) in layer.weights.items():
                 spans.append((layer, name, shape, size))
                 size += -(-math.prod(shape) // _WEIGHT_ALIGNMENT) * _WEIGHT_ALIGNMENT
-        self.theta = aligned_zeros(size, self.dtype)
-        self.grad = aligned_zeros(size, self.dtype)
+        self._theta = aligned_zeros(size, self.dtype)
+        self._grad = aligned_zeros(size, self.dtype)
+        arrays: list[dict[str, Array]] = [{} for _ in self.layers]
         for layer, name, shape, start in spans:
             stop = start + math.prod(shape)
-            setattr(layer, name, self.theta[start:stop].reshape(shape))
-            setattr(layer, f"d{name}", self.grad[start:stop].reshape(shape))
-        for layer in self.layers:
+            arrays[layer.index][name] = self._theta[start:stop].reshape(shape)
+            arrays[layer.index][f"d{name}"] = self._grad[start:stop].reshape(shape)
+        for layer, bound in zip(self.layers, arrays, strict=True):
             for name, (shape, value) in layer.buffers.items():
-                buffer = aligned_zeros(math.prod(shape), self.dtype).reshape(shape)
-                buffer[...] = value
-                setattr(layer, name, buffer)
+                bound[name] = aligned_zeros(math.prod(shape), self.dtype).reshape(shape)
+                bound[name][...] = value
+            layer._bind(bound)
 
     def _restore(
         self,
@@ -250,6 +253,38 @@ class Sequential:
             for index, layer in enumerate(self.layers)
             for name in (*layer.weights, *layer.buffers)
         }
+
+    @property
+    def theta(self) -> Array:
+        """All weights; to assign copies values of its shape.
+
+        Raises
+        ------
+        ValueError
+            If the model is not built.
+        """
+        self._check_built()
+        return self._theta
+
+    @theta.setter
+    def theta(self, value: ArrayLike) -> None:
+        assign("theta", self.theta, value)
+
+    @property
+    def grad(self) -> Array:
+        """All gradients; to assign copies values of its shape.
+
+        Raises
+        ------
+        ValueError
+            If the model is not built.
+        """
+        self._check_built()
+        return self._grad
+
+    @grad.setter
+    def grad(self, value: ArrayLike) -> None:
+        assign("grad", self.grad, value)
 
     @property
     def n_parameters(self) -> int:

@@ -304,6 +304,67 @@ def test_new_weights_are_seen_at_once(x, backend):
     np.testing.assert_array_equal(model.predict(x[:1]), mlp(seed=1).predict(x[:1]))
 
 
+def test_assigned_weights_and_buffers_are_copied(x, backend):
+    x = x.reshape(300, 3, 4)
+    layers = [fnn.GRU(5, bidirectional=True), fnn.BatchNorm(), fnn.Dense(3)]
+    model, twin = (fnn.Sequential(copy.deepcopy(layers), (3, 4), seed=0) for _ in range(2))
+    model.predict(x[:2])  # plans are recorded with the arrays of before
+    rng = np.random.default_rng(1)
+    for key, array in model.arrays().items():
+        index, name = key.split(".")
+        layer = model.layers[int(index)]
+        value = rng.uniform(0.5, 1, array.shape)
+        setattr(layer, name, value)
+        assert getattr(layer, name) is array
+        np.testing.assert_array_equal(array, value.astype(np.float32))
+        value[...] = np.nan  # the caller's own
+        twin.arrays()[key][...] = array
+    y = np.arange(300) % 3
+    for one in (model, twin):
+        one.fit(x, y, epochs=2, batch_size=100, verbose=0)
+    np.testing.assert_array_equal(model.theta, twin.theta)
+    np.testing.assert_array_equal(model.predict(x), twin.predict(x))
+
+
+def test_weights_change_in_place_and_by_their_own_values(x, backend):
+    model = mlp(input_shape=12)
+    layer, theta = model.layers[0], model.theta
+    w, expected = layer.w, layer.w[::-1] * np.float32(2) + 1
+    layer.w *= 2
+    layer.w = layer.w[::-1]
+    layer.w += 1
+    assert layer.w is w
+    np.testing.assert_array_equal(model.state_dict()["0.w"], expected)
+    layer.b = [1] * 20
+    assert model.state_dict()["0.b"].sum() == 20
+    model.theta = theta[::-1].copy()
+    model.grad = np.ones(theta.shape)
+    assert model.theta is theta and (layer.dw == 1).all()
+    model.theta *= 0
+    assert not model.predict(x[:3]).any()
+
+
+def test_assigned_weights_must_fit():
+    model = fnn.Sequential([fnn.Dense(4), fnn.BatchNorm()], input_shape=3, seed=0)
+    before = model.state_dict()
+    for index, name, value, message in (
+        (0, "w", np.ones((4, 3)), r"layer 0 \(Dense\): w: got shape \(4, 3\), expected \(3, 4\)"),
+        (0, "dw", np.ones(3), r"layer 0 \(Dense\): dw: got shape \(3,\), expected \(3, 4\)"),
+        (0, "b", 0.0, r"layer 0 \(Dense\): b: got shape \(\), expected \(4,\)"),
+        (1, "mean", np.ones(1), r"layer 1 \(BatchNorm\): mean: got shape \(1,\), expected \(4,\)"),
+        (0, "b", None, r"layer 0 \(Dense\): b: got NoneType of dtype object, expected numbers"),
+    ):
+        error = TypeError if value is None else ValueError
+        with pytest.raises(error, match=f"^{message}"):
+            setattr(model.layers[index], name, value)
+    with pytest.raises(ValueError, match=r"^theta: got shape \(3,\), expected \(64,\)"):
+        model.theta = np.ones(3)
+    for key, array in model.state_dict().items():
+        np.testing.assert_array_equal(array, before[key])
+    with pytest.raises(ValueError, match="no shapes yet"):
+        fnn.Sequential([fnn.Dense(4)]).theta = np.ones(3)
+
+
 def test_features_of_every_layer(x, backend):
     model = mlp()
     outputs = [model.features(x, layer) for layer in range(5)]
@@ -405,6 +466,38 @@ def test_a_user_layer_trains(make, x, backend):
     assert history["loss"][-1] < 0.6 * history["loss"][0]
     assert model.plan is None
     assert (scale.w != 2).all()
+
+
+class Mean(Scale):
+    """Assigns what ``Scale`` writes, and keeps a statistic."""
+
+    def build(self, input_shape):
+        self.add_buffer("mean", input_shape, 0.0)
+        return super().build(input_shape)
+
+    def backward(self, k, dout, x, out, dx, saved):
+        super().backward(k, dout, x, out, dx, saved)
+        self.dw = np.zeros(1) if self.wrong else (dout * x).sum(axis=0)
+
+    def update(self, k, x, saved):
+        self.mean = 0.9 * self.mean + 0.1 * x.mean(axis=0)
+
+    wrong = False
+
+
+@pytest.mark.filterwarnings("ignore:layer . .(Scale|Mean)")
+def test_a_user_layer_may_assign_gradients_and_buffers(x, backend):
+    y, trained = (x[:, 0] > 0).astype(int), []
+    for layer in (Scale(), Mean()):
+        model = fnn.Sequential([layer, fnn.Dense(2)], seed=0)
+        model.fit(x, y, epochs=2, optimizer=fnn.SGD(0.1), verbose=0)
+        trained.append(model)
+    np.testing.assert_array_equal(trained[0].theta, trained[1].theta)
+    assert trained[1].state_dict()["0.mean"].any()
+    layer.wrong = True
+    message = r"^layer 0 \(Mean\): dw: got shape \(1,\), expected \(12,\)"
+    with pytest.raises(ValueError, match=message):
+        model.fit(x, y, verbose=0)
 
 
 def test_a_user_layer_built_from_kernels_is_recorded(x, compiled):

@@ -3,7 +3,7 @@
 Leaves buffers to ``memory.Workspace`` and the flat weight vectors to ``Sequential``.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from types import ModuleType, SimpleNamespace
@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from numpy.typing import DTypeLike
 
-from fastnn.checks import Array, check_real, check_shape
+from fastnn.checks import Array, assign, check_real, check_shape
 from fastnn.component import Component, choose
 from fastnn.initializers import INITIALIZERS, Initializer
 from fastnn.regularizers import Regularizer
@@ -99,6 +99,18 @@ class Layer(Component):
         if "__init__" in vars(cls):
             setattr(cls, "__init__", _with_named_errors(vars(cls)["__init__"]))  # noqa: B010
 
+    def _bind(self, arrays: Mapping[str, Array]) -> None:
+        """Make these arrays, which the model made, the attributes of these names."""
+        self.__dict__.update(arrays, _bound=frozenset(arrays))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # The model, plans and other layers' views stay with the array that was bound.
+        if name not in self.__dict__.get("_bound", ()):
+            super().__setattr__(name, value)
+        elif value is not self.__dict__[name]:  # as it is after self.w += ...
+            with self.named():
+                assign(name, self.__dict__[name], value)
+
     def build(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Declare the weights with ``add_weight`` and return the output's shape.
 
@@ -147,6 +159,8 @@ class Layer(Component):
     def add_weight(self, name: str, shape: tuple[int, ...], initializer: Initializer) -> None:
         """Declare a weight, to be ``self.<name>``, with its gradient ``self.d<name>``.
 
+        In a built model to assign to either copies the values, which must have its shape.
+
         Parameters
         ----------
         name : str
@@ -160,7 +174,8 @@ class Layer(Component):
     def add_buffer(self, name: str, shape: tuple[int, ...], value: float) -> None:
         """Declare an array that belongs to the model but is not trained, to be ``self.<name>``.
 
-        It is saved and copied with the weights. Only ``update`` may change it, in place.
+        It is saved and copied with the weights. In training only ``update`` may change it; to
+        assign to it copies the values.
 
         Parameters
         ----------
@@ -205,9 +220,7 @@ class Layer(Component):
         # Weights are views of the model's vectors, which a copy would cut; the model copies those,
         # and the buffers.
         dropped = {"_weights", "_buffers", "index", "activation", "input_shape", "output_shape"}
-        dropped |= self.buffers.keys() | {
-            prefix + name for name in self.weights for prefix in ("", "d")
-        }
+        dropped |= {"_bound", *self.__dict__.get("_bound", ())}
         return {key: value for key, value in self.__dict__.items() if key not in dropped}
 
     @property
