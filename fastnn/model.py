@@ -33,6 +33,7 @@ from fastnn.component import Component, choose
 from fastnn.formats import check_format, inside, outside, rows_inside
 from fastnn.history import History
 from fastnn.inference import Predictor, chunk_rows
+from fastnn.layers.activations import Sigmoid
 from fastnn.layers.base import Layer
 from fastnn.layers.embedding import Embedding
 from fastnn.layers.recurrent import Recurrent
@@ -747,10 +748,22 @@ class Sequential:
     def predict_classes(self, x: ArrayLike, lengths: ArrayLike | None = None) -> Array:
         """Return the class with the largest output for each sample, or step: (N, ...) int64.
 
+        Of a single output it is 1 where the probability is above 1/2, else 0, as ``evaluate``
+        counts: that is the output of a last ``Sigmoid``; if ``fit`` had binary cross-entropy, it is
+        the sigmoid of any other output.
+
         Raises
         ------
         TypeError, ValueError
-            If ``x`` or ``lengths`` do not fit, or the model's output is an image.
+            If ``x`` or ``lengths`` do not fit, the model's output is an image, or a single one is
+            no probability.
+
+        Examples
+        --------
+        >>> import fastnn as fnn
+        >>> model = fnn.Sequential([fnn.Sigmoid()], input_shape=1)
+        >>> model.predict_classes([[-2.0], [3.0]])
+        array([0, 1])
         """
         out = self.predict(x, lengths)
         if out.ndim > 3:
@@ -758,8 +771,16 @@ class Sequential:
                 f"predict_classes: the model's output is {self.output_shape}, expected (classes,) "
                 "or (steps, classes)"
             )
-        classes: Array = out.argmax(axis=-1)
-        return classes
+        if out.shape[-1] > 1:
+            classes: Array = out.argmax(axis=-1)
+            return classes
+        probability = isinstance(self.layers[-1], Sigmoid)
+        if not probability and self._loss.includes is not Sigmoid:
+            raise ValueError(
+                "predict_classes: the model has a single output, which is no probability; let it "
+                "end in Sigmoid(), or fit it with binary_cross_entropy; predict gives its numbers"
+            )
+        return (out[..., 0] > (0.5 if probability else 0.0)).astype(np.int64)
 
     def features(self, x: ArrayLike, layer: int = -2, lengths: ArrayLike | None = None) -> Array:
         """Return a layer's output (N, ...) for samples ``x``; a state goes on as in ``predict``.

@@ -304,6 +304,32 @@ def test_new_weights_are_seen_at_once(x, backend):
     np.testing.assert_array_equal(model.predict(x[:1]), mlp(seed=1).predict(x[:1]))
 
 
+@pytest.mark.parametrize("last", [[], [fnn.Sigmoid]])
+@pytest.mark.parametrize("steps", [1, 4])
+def test_classes_of_a_single_output(last, steps, x, backend):
+    rows = x.reshape(-1, *([steps] if steps > 1 else []), 12 // steps)
+    y = (rows.sum(axis=-1) > 0).astype(int)
+    layers = [fnn.Dense(8, "tanh"), fnn.Dense(1), *(layer() for layer in last)]
+    model = fnn.Sequential(layers, seed=0)
+    targets = y if steps == 1 else y[..., None]
+    model.fit(rows, targets, loss="binary_cross_entropy", optimizer="adam", epochs=5, verbose=0)
+    for one in (model, copy.deepcopy(model)):
+        found = one.predict_classes(rows)
+        assert found.dtype == np.int64 and found.shape == y.shape and set(found.flat) == {0, 1}
+        assert np.mean(found == y) == pytest.approx(one.evaluate(rows, targets)["accuracy"])
+    p = model.predict(rows)[..., 0]
+    np.testing.assert_array_equal(found, p > (0.5 if last else 0))
+
+
+def test_classes_of_a_single_number_are_refused(x):
+    model = fnn.Sequential([fnn.Dense(1)], seed=0)
+    for _ in range(2):
+        message = r"^predict_classes: the model has a single output.* end in Sigmoid\(\)"
+        with pytest.raises(ValueError, match=message):
+            model.predict_classes(x)
+        model.fit(x, x[:, 0], loss="mse", verbose=0)
+
+
 def test_assigned_weights_and_buffers_are_copied(x, backend):
     x = x.reshape(300, 3, 4)
     layers = [fnn.GRU(5, bidirectional=True), fnn.BatchNorm(), fnn.Dense(3)]
