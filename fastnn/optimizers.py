@@ -38,6 +38,8 @@ class OptimizerState:
 class Optimizer(Component):
     """Updates all weights of a model at once.
 
+    A copy, also by pickle, has the options only, and not the state of the models it has trained.
+
     Parameters
     ----------
     lr : float
@@ -78,6 +80,13 @@ class Optimizer(Component):
             clip_norm = check_real("clip_norm", clip_norm, 0, open_low=True)
         self.clip_norm = clip_norm
         self._states: WeakKeyDictionary[Any, OptimizerState] = WeakKeyDictionary()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy begins anew: what is known about a model belongs to that object.
+        return {name: value for name, value in self.__dict__.items() if name != "_states"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _states=WeakKeyDictionary())
 
     @property
     def slots(self) -> tuple[str, ...]:

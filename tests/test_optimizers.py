@@ -1,6 +1,8 @@
 """Optimizers: steps against formulas, schedules, and state that lives as long as the object."""
 
 import copy
+import multiprocessing
+import pickle
 
 import numpy as np
 import pytest
@@ -180,3 +182,30 @@ def test_options_can_be_read_back():
     }
     assert type(made)(**made.config()).config() == made.config()
     assert copy.copy(made).lr == 0.1
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))]
+)
+@pytest.mark.parametrize("name", MADE)
+def test_copies_begin_anew_with_the_same_options(name, copied, blobs):
+    x, y = blobs
+    made, results = MADE[name](), []
+    made.schedule, made.clip_norm = fnn.CosineDecay(100), 1.0
+    made.lr /= 2
+    for optimizer in (made, copied(made)):
+        model = fnn.Sequential([fnn.Dense(2)], seed=0)
+        for _ in range(2):
+            model.fit(x, y, optimizer=optimizer, verbose=0)
+        results.append(model.theta)
+        assert optimizer.state(model).epoch == 2
+        made = copied(made)  # of one with a state
+        assert made.state(model).epoch == 0
+        assert repr(made) == repr(optimizer)
+    np.testing.assert_array_equal(*results)
+
+
+def test_optimizers_pass_to_a_new_process():
+    made = [make() for make in MADE.values()]
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(repr, (made,)) == repr(made)
