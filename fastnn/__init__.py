@@ -5,7 +5,7 @@ than NumPy are imported when they are first used.
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastnn.backend import get_num_threads, set_num_threads, show_config, use_backend
 from fastnn.callbacks import (
@@ -71,6 +71,11 @@ from fastnn.optimizers import SGD, Adam, AdamW, Optimizer, RMSProp
 from fastnn.regularizers import L1, L1L2, L2, Regularizer
 from fastnn.saving import load
 from fastnn.schedules import CosineDecay, ExponentialDecay, Schedule, StepDecay, WarmUp
+
+if TYPE_CHECKING:
+    from fastnn import datasets as datasets
+    from fastnn import metrics as metrics
+    from fastnn import plots as plots
 
 __version__ = "0.1.0"
 
@@ -150,10 +155,12 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return importlib.import_module(f"fastnn.{name}")
-    raise AttributeError(f"module 'fastnn' has no attribute {name!r}")
+if not TYPE_CHECKING:  # to which any name would be one of ours
+
+    def __getattr__(name: str) -> Any:
+        if name in _LAZY:
+            return importlib.import_module(f"fastnn.{name}")
+        raise AttributeError(f"module 'fastnn' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -2,10 +2,12 @@
 
 import copy
 import pickle
+import subprocess
 import sys
 import threading
 import types
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -675,3 +677,34 @@ def test_public_names():
     assert "datasets" in dir(fnn)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         fnn.nothing  # noqa: B018
+
+
+def test_a_type_checker_knows_the_names(tmp_path):
+    pytest.importorskip("mypy")
+    script = tmp_path / "script.py"
+    script.write_text(
+        """import fastnn as fnn
+
+fnn.datasets.load_digits(seed=0)
+fnn.metrics.confusion_matrix([0], [1])
+fnn.plots.curves(fnn.History(), "loss")
+model = fnn.Sequential([fnn.Dense(2)])
+model.theta = [1.0]
+fnn.Dence(2)
+fnn.datasets.load_digit()
+fnn.metrics.confusion()
+fnn.plots.curve()
+fnn.Dense(2).unit = 3
+"""
+    )
+    options = ["--strict", "--follow-imports=silent", "--config-file=", "--cache-dir"]
+    run = subprocess.run(
+        [sys.executable, "-m", "mypy", *options, tmp_path / "cache", script],
+        cwd=Path(fnn.__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    lines = [line.split(":")[1] for line in run.stdout.splitlines() if "[attr-defined]" in line]
+    assert lines == ["8", "9", "10", "11", "12"], run.stdout + run.stderr
+    assert "Found 5 errors in 1 file" in run.stdout

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from types import ModuleType, SimpleNamespace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from numpy.typing import DTypeLike
 
@@ -103,13 +103,15 @@ class Layer(Component):
         """Make these arrays, which the model made, the attributes of these names."""
         self.__dict__.update(arrays, _bound=frozenset(arrays))
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        # The model, plans and other layers' views stay with the array that was bound.
-        if name not in self.__dict__.get("_bound", ()):
-            super().__setattr__(name, value)
-        elif value is not self.__dict__[name]:  # as it is after self.w += ...
-            with self.named():
-                assign(name, self.__dict__[name], value)
+    if not TYPE_CHECKING:  # to which any attribute could then be set
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            # The model and its plans stay with the array that was bound.
+            if name not in self.__dict__.get("_bound", ()):
+                super().__setattr__(name, value)
+            elif value is not self.__dict__[name]:  # as it is after self.w += ...
+                with self.named():
+                    assign(name, self.__dict__[name], value)
 
     def build(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Declare the weights with ``add_weight`` and return the output's shape.
