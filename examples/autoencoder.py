@@ -42,6 +42,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("out/autoencoder.png"), help="the figure")
     options = parser.parse_args()
+    for name in ("epochs", "images"):
+        if not getattr(options, name) > 0:
+            parser.error(f"--{name}: got {getattr(options, name)}, expected a number above 0")
 
     (x, _), (x_test, labels) = fnn.datasets.load_mnist()
     x, x_test = (a[..., None].astype(np.float32) / 255 for a in (x[: options.images], x_test))

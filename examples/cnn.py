@@ -42,12 +42,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("out/cnn.png"), help="the figure")
     options = parser.parse_args()
-    epochs = options.epochs or {"small": 5, "lenet5": 10}[options.net]
+    if options.epochs is None:
+        options.epochs = {"small": 5, "lenet5": 10}[options.net]
+    for name in ("epochs", "images"):
+        if not getattr(options, name) > 0:
+            parser.error(f"--{name}: got {getattr(options, name)}, expected a number above 0")
 
     (x, y), (x_test, y_test) = fnn.datasets.load_mnist()
     x, y = x[: options.images, :, :, None], y[: options.images]  # one channel
     x_test = x_test[..., None]
-    steps = epochs * -(-len(x) // 100)
+    steps = options.epochs * -(-len(x) // 100)
 
     model = fnn.Sequential(NETS[options.net](), input_shape=(28, 28, 1), seed=options.seed)
     model.summary()
@@ -56,7 +60,7 @@ def main() -> None:
         y,
         loss="cross_entropy",
         optimizer=fnn.Adam(0.002, schedule=fnn.CosineDecay(steps)),
-        epochs=epochs,
+        epochs=options.epochs,
         batch_size=100,
         validation_data=(x_test, y_test),
     )

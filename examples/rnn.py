@@ -46,6 +46,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("out/rnn.png"), help="the figure")
     options = parser.parse_args()
+    for name in ("units", "epochs", "images"):
+        if not getattr(options, name) > 0:
+            parser.error(f"--{name}: got {getattr(options, name)}, expected a number above 0")
 
     (x, y), (x_test, y_test) = fnn.datasets.load_mnist()
     x, y = x[: options.images], y[: options.images]

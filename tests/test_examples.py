@@ -182,6 +182,14 @@ def test_other_networks(name, options, says, tmp_path):
     check_figure(tmp_path / "out" / f"{name}.png")
 
 
+@pytest.mark.parametrize("name", ["cnn", "rnn", "autoencoder"])
+@pytest.mark.parametrize("option", ["--epochs", "--images"])
+def test_other_networks_refuse_bad_options(name, option, tmp_path):
+    result = run(tmp_path, option, "0", script=DEMO.with_name(f"{name}.py"))
+    assert result.returncode == 2
+    assert f"{option}: got 0, expected a number above 0" in result.stderr
+
+
 def small_sets(images):
     """Return statements after which MNIST and Fashion-MNIST are so many small digits."""
     return f"""
