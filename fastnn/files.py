@@ -141,13 +141,15 @@ class TensorFile:
         status = os.fstat(self._file.fileno())
         if not stat.S_ISREG(status.st_mode):
             self.fail("not a regular file, expected a model file")
-        start = self._exactly(8) if status.st_size >= 8 else b""
-        length = int.from_bytes(start, "little")
+        if status.st_size < 10:
+            what = f"only {status.st_size} bytes" if status.st_size else "it is empty"
+            self.fail(f"not a model file: {what}, expected at least 10 bytes")
+        length = int.from_bytes(self._exactly(8), "little")
         most = min(_MAX_HEADER, status.st_size - 8)
         if not 2 <= length <= most:
             self.fail(
                 f"not a model file: {status.st_size} bytes with a header of {length}, expected a "
-                f"header of 2 to {max(most, 2)} bytes"
+                f"header of 2 to {most} bytes"
             )
         try:
             header = parse(self._exactly(length).decode("utf-8"))

@@ -398,6 +398,7 @@ def weights_of(
     class_weight : mapping of int to float, optional
         By class number; 1 for those that it leaves out.
     classes : int
+        How many the model tells apart; two by a single output.
     dtype : float dtype
     lengths : (N,) int32, optional
         Of sequences of outputs; the steps beyond do not count.
@@ -427,8 +428,14 @@ def weights_of(
                 f"class_weight: got {class_weight!r:.60} ({type(class_weight).__name__}), expected "
                 "a dict of weights by class number"
             )
+        single = classes == 2 and targets.dtype == dtype and targets.shape[1:] == (1,)
+        if single and np.isin(targets, (0, 1)).all():
+            labels = targets.astype(int)
         if labels is None:
-            raise ValueError("class_weight: expected with class numbers as targets only")
+            raise ValueError(
+                "class_weight: expected with class numbers as targets only, of cross-entropy, or "
+                "0 and 1 of binary cross-entropy with a single output"
+            )
         table = np.ones(classes)
         for label, weight in class_weight.items():
             row = check_integer("class_weight", label, 0, classes - 1)

@@ -416,7 +416,8 @@ class Sequential:
             Factors on the samples' losses; samples of weight 0 count in nothing. The loss is the
             weighted sum over the number of samples that count.
         class_weight : dict of int to float, optional
-            The same by class number, 1 for classes that it leaves out; both together multiply.
+            The same by class number, 1 for classes that it leaves out; both together multiply. With
+            cross-entropy, or binary cross-entropy of a single output, whose targets are 0 and 1.
         callbacks : iterable of Callback or callable, optional
             A function is called after each epoch with the model and the history; if it returns
             True, the run ends.
@@ -555,8 +556,10 @@ class Sequential:
         targets = rows_inside(targets, self.output_shape, self.data_format)
         ends = self.sequence_lengths(lengths_name, lengths, len(rows), len(self.layers))
         steps = None if ends is None else self._output_steps()
+        yes_or_no = loss.counts_elements and self.output_shape == (1,)
+        classes = 2 if yes_or_no else self.output_shape[-1]
         weights = weights_of(
-            *(targets, sample_weight, class_weight, self.output_shape[-1], self.dtype),
+            *(targets, sample_weight, class_weight, classes, self.dtype),
             lengths=ends if steps else None,
             steps=steps or 1,
         )
@@ -581,7 +584,7 @@ class Sequential:
         return self._data(
             *(data[0], data[1], loss, names[0], names[1]),
             lengths=data[2] if len(data) == 3 else None,
-            lengths_name=names[2],
+            lengths_name=f"{names[2]}, the lengths",
         )
 
     def _stateful(self) -> Layer | None:

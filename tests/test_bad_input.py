@@ -312,6 +312,24 @@ def test_bad_class_weights(backend):
             model().fit(good_x(), targets, loss=loss, class_weight={1: 2.0}, verbose=0)
 
 
+def test_class_weights_of_a_single_output_go_with_yes_and_no():
+    net = fnn.Sequential([fnn.Dense(1)], seed=0)
+    options = {"class_weight": {1: 2.0}, "verbose": 0}
+    for loss, y in (("binary_cross_entropy", [0.5] * ROWS), ("mse", [1] * ROWS)):
+        with pytest.raises(ValueError, match=r"^class_weight: .* 0 and 1 of binary cross-entropy"):
+            net.fit(good_x(), y, loss=loss, **options)
+    options["class_weight"] = {2: 2.0}
+    with pytest.raises(ValueError, match=r"^class_weight: got 2, expected .* <= 1"):
+        net.fit(good_x(), [0] * ROWS, loss="binary_cross_entropy", **options)
+
+
+def test_third_validation_data_are_lengths():
+    data = good_x(), good_y(), np.ones(ROWS)
+    message = r"^validation_data\[2\], the lengths: expected with a recurrent layer only"
+    with pytest.raises(ValueError, match=message):
+        model().fit(good_x(), good_y(), validation_data=data, verbose=0)
+
+
 BAD_CALLS = {
     "lr 0": (lambda: fnn.SGD(0), ValueError, "^lr: got 0.0, expected a finite number > 0"),
     "lr negative": (lambda: fnn.Adam(-0.1), ValueError, "^lr: got -0.1"),

@@ -426,6 +426,13 @@ def test_attacks(attack, tmp_path):
     refused(tmp_path / "file")
 
 
+@pytest.mark.parametrize(("size", "what"), [(0, "it is empty"), (9, "only 9 bytes")])
+def test_a_file_without_a_header(size, what, tmp_path):
+    (tmp_path / "file").write_bytes(bytes(size))
+    with pytest.raises(fnn.FileFormatError, match=f"not a model file: {what}, expected at least"):
+        fnn.load(tmp_path / "file")
+
+
 def test_not_a_file(tmp_path):
     with pytest.raises(IsADirectoryError):
         fnn.load(tmp_path)

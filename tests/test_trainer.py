@@ -308,6 +308,18 @@ def test_weighted_plans_against_eager_steps(optimizer, three, compiled):
     np.testing.assert_allclose(eager.theta, reference.theta, rtol=1e-3, atol=2e-4)
 
 
+def test_class_weights_of_yes_and_no(three, backend):
+    x, labels = three
+    results = []
+    for y in (labels > 0, (labels > 0).astype(int)[:, None], (labels > 0).astype(float)):
+        for options in ({"class_weight": {0: 0, 1: 3.5}}, {"sample_weight": 3.5 * (labels > 0)}):
+            model = fnn.Sequential([fnn.Dense(8, "relu"), fnn.Dense(1)], 10, seed=0)
+            model.fit(x, y, loss="binary_cross_entropy", epochs=2, verbose=0, **options)
+            results.append(model.theta)
+    for theta in results[1:]:
+        np.testing.assert_array_equal(theta, results[0])
+
+
 def test_shuffled_epochs_count_the_same_samples(three, backend):
     x, y = three
     weights = np.random.default_rng(0).integers(0, 2, 107)
