@@ -101,7 +101,7 @@ class Checkpoint:
                 self._compare(found, training["settings"])
                 arrays = {name: np.empty(e.shape, e.dtype) for name, e in file.entries.items()}
                 file.read(arrays)
-                self._take(training, arrays, found["seed"])
+                self._take(training, arrays, found)
             except FileFormatError:
                 raise
             except _OtherRunError as error:
@@ -132,7 +132,9 @@ class Checkpoint:
 
         return describe(self.model, self.loss)
 
-    def _take(self, training: dict[str, Any], arrays: dict[str, Array], seed: int) -> None:
+    def _take(
+        self, training: dict[str, Any], arrays: dict[str, Array], found: dict[str, Any]
+    ) -> None:
         """Set model, optimizer, history and callbacks."""
         parts: dict[str, dict[str, Any]] = training["parts"]
         weights = {}
@@ -146,15 +148,17 @@ class Checkpoint:
         state = optimizer.state(model)
         step = check_integer("step", own["step"], 0, 2**62)
         epoch = check_integer("epoch", own["epoch"], 0, 2**62)
+        stream = check_integer("stream", own.get("stream", 0), 0, 2**62)
+        streams = check_integer("streams", found.get("streams", 1), 0, 2**62)
         lr = check_real("lr", own["lr"], 0, open_low=True)
         for name, buffer in state.buffers.items():
             if own[name].shape != buffer.shape:
                 raise ValueError(f"{name}: got {own[name].shape}, expected {buffer.shape}")
         model.load_state_dict(weights)
-        model.seed = seed
+        model.seed, model._streams = found["seed"], streams
         for name, buffer in state.buffers.items():
             buffer[:] = own[name]
-        state.step, state.epoch, optimizer.lr = step, epoch, lr
+        state.step, state.epoch, state.stream, optimizer.lr = step, epoch, stream, lr
         self.history.load_state_dict(parts["history"])
         for i, callback in enumerate(self.callbacks):
             callback.load_state_dict(parts[f"callback{i}"])
@@ -181,7 +185,8 @@ class Checkpoint:
         from fastnn.saving import weights_of
 
         state = self.optimizer.state(self.model)
-        own = {"step": state.step, "epoch": state.epoch, "lr": self.optimizer.lr}
+        own = {name: getattr(state, name) for name in ("step", "epoch", "stream")}
+        own["lr"] = self.optimizer.lr
         parts: dict[str, dict[str, Any]] = {
             "optimizer": {**own, **state.buffers},
             "history": self.history.state_dict(),
@@ -200,7 +205,8 @@ class Checkpoint:
                 else:
                     scalars[part][name] = value
         training = {"settings": self._settings, "over": over, "parts": scalars}
-        write(self.path, arrays, json.dumps({**self._described(), "training": training}))
+        found = {**self._described(), "streams": self.model._streams, "training": training}
+        write(self.path, arrays, json.dumps(found))
         ended = time.perf_counter()
         self._next = ended + _SHARE * (ended - began)
 

@@ -124,6 +124,7 @@ class Sequential:
         self.optimizer: Optimizer | None = None
         self.plan: Any = None
         self._loss: Loss = CrossEntropy()
+        self._streams = 0  # how many optimizers' states have trained it
         self._reset()
         if input_shape is not None:
             try:
@@ -426,7 +427,8 @@ class Sequential:
         shuffle : bool
             Take the samples in another order in each epoch.
         seed : int, optional
-            Of that order and of dropout; the model's by default.
+            Of that order and of dropout, which calls with equal seeds and new optimizers repeat. By
+            default the model's, with which every new optimizer, also by name, gets others.
         eager : bool
             Run each step in Python instead of recording it in a plan.
         fuse : bool
@@ -496,6 +498,9 @@ class Sequential:
                 }
                 saved = Checkpoint(checkpoint, self, chosen, updater, history, hooks)
                 saved.restore(data, held, options)
+            state = updater.state(self)
+            if state.stream is None:
+                state.stream, self._streams = self._streams, self._streams + 1
             measure = None
             if held is not None:
                 measure = Trainer(
@@ -513,7 +518,7 @@ class Sequential:
                 updater,
                 batch_size=self._rows_at_once("x", data, batch_size, train=True),
                 shuffle=shuffle,
-                seed=self.seed if seed is None else seed,
+                seed=_stream_seed(self.seed, state.stream) if seed is None else seed,
                 eager=eager,
                 fuse=fuse,
             )
@@ -873,6 +878,7 @@ class Sequential:
             "weights": None if self.input_shape is None else self.state_dict(),
             "loss": self._loss,
             "history": self.history,
+            "streams": self._streams,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -884,6 +890,7 @@ class Sequential:
             for key, array in self.arrays().items():
                 array[...] = state["weights"][key]
         self._loss, self.history = state["loss"], state["history"]
+        self._streams = state["streams"]
 
 
 def _float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
@@ -900,6 +907,13 @@ def _seed(seed: int | None) -> int:
     if seed is None:
         return int.from_bytes(os.urandom(8), "little")
     return check_integer("seed", seed, 0, 2**64 - 1)
+
+
+def _stream_seed(seed: int, stream: int) -> int:
+    """Return the seed of one of a model's streams of random numbers: of the first, its own."""
+    if stream == 0:
+        return seed
+    return int(np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0])
 
 
 def _expand(layers: Sequence[Layer]) -> list[Layer]:

@@ -28,11 +28,14 @@ class OptimizerState:
         How many whole ones were made.
     buffers : dict of str to (n,) float
         The kernel's state, one value per weight.
+    stream : int or None
+        Which random numbers it trains with: how many other states had trained the model before.
     """
 
     step: int = 0
     epoch: int = 0
     buffers: dict[str, Array] = field(default_factory=dict)
+    stream: int | None = None
 
 
 class Optimizer(Component):

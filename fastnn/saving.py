@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from fastnn.checks import Array, check_finite, check_shape
+from fastnn.checks import Array, check_finite, check_integer, check_shape
 from fastnn.component import Component
 from fastnn.files import TRAINING, FileFormatError, TensorFile, parse, write
 from fastnn.initializers import Initializer
@@ -110,7 +110,8 @@ def describe(model: Sequential, loss: Loss) -> dict[str, Any]:
 
 def save(model: Sequential, path: str | os.PathLike[str]) -> None:
     """Write a model to a file; see ``Sequential.save``."""
-    write(path, weights_of(model), json.dumps(describe(model, model._loss)))
+    description = describe(model, model._loss) | {"streams": model._streams}
+    write(path, weights_of(model), json.dumps(description))
 
 
 def weights_of(model: Sequential) -> dict[str, Array]:
@@ -168,6 +169,7 @@ def load(
             if description.get("dtype") not in ("float32", "float64"):  # NumPy knows longer ones
                 raise ValueError(f"dtype: got {description.get('dtype')!r:.60}")
             description.pop("training", None)
+            streams = check_integer("streams", description.pop("streams", 0), 0, 2**62)
             options = {name: _decode(value, known) for name, value in description.items()}
             loss, shape = options.pop("loss"), options.pop("input_shape")
             if not isinstance(loss, Loss):
@@ -184,7 +186,7 @@ def load(
         except (Exception, RecursionError) as error:
             what = f"{type(error).__name__}: {error}"
             raise FileFormatError(f"{file.path}: cannot make its model ({what:.300})") from error
-    model._loss = loss
+    model._loss, model._streams = loss, streams
     return model
 
 

@@ -104,6 +104,27 @@ def test_a_run_that_a_callback_ended_stays_ended(tmp_path):
         assert everything(got) == everything(want)
 
 
+def test_a_later_fit_goes_on_in_its_own_order(tmp_path):
+    """Also in a program that leaves out the fits before, and in those that follow."""
+
+    def program(epochs, before, path=None):
+        net, x, y, _ = mlp()
+        model = fnn.Sequential(net, seed=3)
+        options = {"optimizer": "adam", "verbose": 0}
+        for _ in range(before):
+            model.fit(x, y, **options)
+        model.fit(x, y, epochs=epochs, checkpoint=path, **options)
+        bits = [everything(model)]
+        model.fit(x, y, **options)
+        return [*bits, everything(model)]
+
+    want = program(4, 2)
+    program(2, 2, tmp_path / "run")
+    assert program(4, 0, tmp_path / "run") == want
+    program(1, 2, tmp_path / "other")
+    assert program(4, 2, tmp_path / "other") == want
+
+
 def test_the_checkpoint_is_a_model_file(tmp_path):
     model = train("cnn", tmp_path / "run", epochs=2, patience=99)
     loaded = fnn.load(tmp_path / "run")

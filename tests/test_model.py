@@ -626,6 +626,46 @@ def test_fit_without_a_stderr(x, backend, monkeypatch):
     mlp().fit(x, np.arange(300) % 3)
 
 
+def losses_of_fits(model, x, still, fits=3, **options):
+    """Return the losses of the batches of each call, with weights that stay as they are."""
+    y, found = np.arange(300) % 3, []
+    for _ in range(fits):
+        options["optimizer"] = fnn.SGD(1e-30) if still is None else still
+        history = model.fit(x, y, batch_size=50, verbose=0, **options)
+        found.append(tuple(history.batch_losses))
+    return found
+
+
+@pytest.mark.parametrize("layer", [fnn.Linear, lambda: fnn.Dropout(0.5)])
+def test_each_fit_takes_another_order_and_other_masks(layer, x, backend):
+    def net():
+        return fnn.Sequential([fnn.Dense(8), layer(), fnn.Dense(3)], seed=0)
+
+    found = losses_of_fits(net(), x, None)
+    assert len(set(found)) == 3
+    assert losses_of_fits(net(), x, None) == found  # in an equal program
+    assert losses_of_fits(net(), x, fnn.SGD(1e-30), seed=0, fits=1) == found[:1]
+    assert len(set(losses_of_fits(net(), x, None, seed=5))) == 1  # as it was asked for
+    one = net()
+    both = fnn.SGD(1e-30)
+    mixed = losses_of_fits(one, x, both, 1) + losses_of_fits(one, x, None, 1)
+    mixed += losses_of_fits(one, x, both, 1)
+    assert mixed[:2] == found[:2]
+    assert mixed[::2] == losses_of_fits(net(), x, fnn.SGD(1e-30), 2)
+    if layer is not fnn.Linear:
+        assert len(set(losses_of_fits(net(), x, None, shuffle=False))) == 3
+
+
+def test_copies_and_files_go_on_with_the_same_orders(x, tmp_path):
+    model = mlp()
+    losses_of_fits(model, x, None, 2)
+    model.save(tmp_path / "model")
+    copies = copy.deepcopy(model), pickle.loads(pickle.dumps(model)), fnn.load(tmp_path / "model")
+    expected = losses_of_fits(model, x, None, 2)
+    for one in copies:
+        assert losses_of_fits(one, x, None, 2) == expected
+
+
 def test_plan_can_be_printed(x, compiled):
     model = mlp()
     assert model.plan is None
