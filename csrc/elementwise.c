@@ -146,6 +146,16 @@ BACKWARD(tanh_backward, FNN_TANH, 0, out)
 FORWARD(gelu_forward, a->approximate ? FNN_GELU_TANH : FNN_GELU, a->slope)
 BACKWARD(gelu_backward, a->approximate ? FNN_GELU_TANH : FNN_GELU, a->slope, x)
 
+/* ---- sum of two ------------------------------------------------------------------------------- */
+
+/* out = x + y */
+KERNEL(add) {
+    const fnn_add_args s = *a;
+#define ADD(i, n) store_part(s.out + i, load_part(s.x + i, n) + load_part(s.y + i, n), n)
+    FOR_VECTORS(s.n, 16 * VL, ADD);
+    return FNN_OK;
+}
+
 /* ---- dropout ---------------------------------------------------------------------------------- */
 
 typedef uint64_t vq __attribute__((vector_size(4 * VL)));
@@ -306,15 +316,5 @@ KERNEL(softmax_backward) {
             v_store(dx + j, v_load(out + j) * (v_load(dout + j) - dot));
         if (rest) v_store_n(dx + whole, last_out * (last_dout - dot), rest);
     }
-    return FNN_OK;
-}
-
-/* out = x + y */
-KERNEL(add) {
-    int64_t lo, hi;
-    fnn_range(a->n, 16 * VL, part, &lo, &hi);
-    int64_t i = lo;
-    for (; i + VL <= hi; i += VL) v_store(a->out + i, v_load(a->x + i) + v_load(a->y + i));
-    if (i < hi) v_store_n(a->out + i, v_load_n(a->x + i, (int)(hi - i)) + v_load_n(a->y + i, (int)(hi - i)), (int)(hi - i));
     return FNN_OK;
 }

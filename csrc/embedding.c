@@ -28,7 +28,7 @@ KERNEL(embedding_backward) {
         float *to = a->dw + v * a->u;
         for (int64_t j = 0; j < a->u; j += VL) {
             const int n = (int)(a->u - j < VL ? a->u - j : VL);
-            store(to + j, load(to + j, n) + load(from + j, n), n);
+            store_part(to + j, load_part(to + j, n) + load_part(from + j, n), n);
         }
         if (a->clean) a->clean[v] = 0;
     }

@@ -190,7 +190,7 @@ INLINE void add_penalty(const penalty kind, const product *p, block s) {
     for (int64_t m = s.m0; m < s.m1; m++) {
         float *c = p->c + m * p->n;
         int64_t n = s.n0;
-#define PENALTY(n, lanes) store(c + n, penalized(kind, load(c + n, lanes), terms), lanes)
+#define PENALTY(n, lanes) store_part(c + n, penalized(kind, load_part(c + n, lanes), terms), lanes)
         for (; n + VL <= s.n1; n += VL) PENALTY(n, VL);
         if (n < s.n1) PENALTY(n, (int)(s.n1 - n));
     }
@@ -373,8 +373,8 @@ INLINE void outer_rows(const penalty kind, const product *p, const bool add, blo
         int64_t n = s.n0;
 #define OUTER(n, lanes)                                                                            \
     do {                                                                                           \
-        const vf d = load(b + n, lanes);                                                           \
-        store(c + n, add ? v_fma(x, d, penalized(kind, load(c + n, lanes), terms)) : x * d, lanes); \
+        const vf d = load_part(b + n, lanes);                                                      \
+        store_part(c + n, add ? v_fma(x, d, penalized(kind, load_part(c + n, lanes), terms)) : x * d, lanes); \
     } while (0)
         for (; n + VL <= s.n1; n += VL) OUTER(n, VL);
         if (n < s.n1) OUTER(n, (int)(s.n1 - n));
@@ -552,14 +552,14 @@ INLINE void move_rows(const penalty kind, const product *p, const int count, flo
     for (int i = 0; i < count; i++) here[i] = v_set1(p->scale * x[i]), there[i] = v_set1(next[i]);
 #define MOVE(n, lanes)                                                                             \
     do {                                                                                           \
-        const vf d = load(dout + n, lanes);                                                        \
-        vf sum = load(sums + n, lanes);                                                            \
+        const vf d = load_part(dout + n, lanes);                                                   \
+        vf sum = load_part(sums + n, lanes);                                                       \
         for (int i = 0; i < count; i++) {                                                          \
-            const vf moved = v_fma(here[i], d, penalized(kind, load(w[i] + n, lanes), terms));     \
-            store(w[i] + n, moved, lanes);                                                         \
+            const vf moved = v_fma(here[i], d, penalized(kind, load_part(w[i] + n, lanes), terms)); \
+            store_part(w[i] + n, moved, lanes);                                                    \
             sum = v_fma(there[i], moved, sum);                                                     \
         }                                                                                          \
-        store(sums + n, sum, lanes);                                                               \
+        store_part(sums + n, sum, lanes);                                                          \
     } while (0)
     for (; n + VL <= columns; n += VL) MOVE(n, VL);
     if (n < columns) MOVE(n, (int)(columns - n));

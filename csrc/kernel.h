@@ -19,9 +19,9 @@ INLINE bool past_end(int64_t first, int64_t n, int64_t limit) { return first < 0
 
 INLINE int64_t row_at(const int64_t *rows, int64_t i) { return rows ? rows[i] : i; }
 
-/* n is VL as a constant in the main loops, so the choice costs nothing there */
-INLINE vf load(const float *p, int n) { return n == VL ? v_load(p) : v_load_n(p, n); }
-INLINE void store(float *p, vf x, int n) {
+/* the first n lanes; n is VL as a constant in the main loops, so the choice costs nothing there */
+INLINE vf load_part(const float *p, int n) { return n == VL ? v_load(p) : v_load_n(p, n); }
+INLINE void store_part(float *p, vf x, int n) {
     if (n == VL) v_store(p, x);
     else v_store_n(p, x, n);
 }

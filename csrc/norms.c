@@ -15,7 +15,7 @@ INLINE double sum_of(const bool squares, const float *x, int64_t n) {
     vf lanes[CHAINS] = {{0}};
 #define ADD(chain, i, n)                                                                           \
     do {                                                                                           \
-        const vf part = load(x + i, n);                                                            \
+        const vf part = load_part(x + i, n);                                                       \
         lanes[chain] = squares ? v_fma(part, part, lanes[chain]) : lanes[chain] + v_abs(part);     \
     } while (0)
     int64_t i = 0;
@@ -62,7 +62,7 @@ KERNEL(add_chunk_sums) {
 /* sum(l1 * abs(w) + l2 * w**2): dw += l1 * sign(w) + 2 * l2 * w */
 KERNEL(penalty_gradient) {
     const fnn_penalty_gradient_args s = *a;
-#define PENALTY(i, n) store(s.dw + i, load(s.dw + i, n) + penalty_slope(load(s.w + i, n), s.l1, s.l2), n)
+#define PENALTY(i, n) store_part(s.dw + i, load_part(s.dw + i, n) + penalty_slope(load_part(s.w + i, n), s.l1, s.l2), n)
     FOR_VECTORS(s.n, GRAIN, PENALTY);
     return FNN_OK;
 }
@@ -73,7 +73,7 @@ KERNEL(clip_gradient) {
     const double norm = __builtin_sqrt(total(s.squares, s.chunks));
     if (!(norm > s.clip_norm)) return FNN_OK;
     const vf scale = v_set1((float)(s.clip_norm / norm));
-#define CLIP(i, n) store(s.grad + i, scale * load(s.grad + i, n), n)
+#define CLIP(i, n) store_part(s.grad + i, scale * load_part(s.grad + i, n), n)
     FOR_VECTORS(s.n, GRAIN, CLIP);
     return FNN_OK;
 }

@@ -34,14 +34,14 @@ KERNEL(sgd_update) {
     const fnn_sgd_update_args s = *a;
     const vf step = v_set1((float)-rate_now(s.lr, s.lr_len, s.clock)), momentum = v_set1(s.momentum);
 #define PLAIN(i, n)                                                                                \
-    store(s.theta + i, v_fma(step, load(s.grad + i, n), load(s.theta + i, n)), n)
+    store_part(s.theta + i, v_fma(step, load_part(s.grad + i, n), load_part(s.theta + i, n)), n)
 #define MOMENTUM(i, n)                                                                             \
     do {                                                                                           \
-        vf grad = load(s.grad + i, n);                                                             \
-        vf velocity = v_fma(momentum, load(s.velocity + i, n), grad);                              \
-        store(s.velocity + i, velocity, n);                                                        \
+        vf grad = load_part(s.grad + i, n);                                                        \
+        vf velocity = v_fma(momentum, load_part(s.velocity + i, n), grad);                         \
+        store_part(s.velocity + i, velocity, n);                                                   \
         vf move = s.nesterov ? v_fma(momentum, velocity, grad) : velocity;                         \
-        store(s.theta + i, v_fma(step, move, load(s.theta + i, n)), n);                            \
+        store_part(s.theta + i, v_fma(step, move, load_part(s.theta + i, n)), n);                  \
     } while (0)
     if (s.velocity) FOR_PIECES(MOMENTUM)
     else FOR_PIECES(PLAIN)
@@ -55,11 +55,11 @@ KERNEL(rmsprop_update) {
     const vf rho = v_set1((float)s.rho), fresh = v_set1((float)(1.0 - s.rho));
 #define RMSPROP(i, n)                                                                              \
     do {                                                                                           \
-        vf grad = load(s.grad + i, n);                                                             \
-        vf sq = v_fma(rho, load(s.sq + i, n), fresh * grad * grad);                                \
-        store(s.sq + i, sq, n);                                                                    \
+        vf grad = load_part(s.grad + i, n);                                                        \
+        vf sq = v_fma(rho, load_part(s.sq + i, n), fresh * grad * grad);                           \
+        store_part(s.sq + i, sq, n);                                                               \
         vf move = step * grad / (v_sqrt(sq) + eps);                                                \
-        store(s.theta + i, load(s.theta + i, n) + move, n);                                        \
+        store_part(s.theta + i, load_part(s.theta + i, n) + move, n);                              \
     } while (0)
     FOR_PIECES(RMSPROP)
     return FNN_OK;
@@ -79,13 +79,13 @@ KERNEL(adam_update) {
     const vf beta2 = v_set1((float)s.beta2), fresh2 = v_set1((float)(1.0 - s.beta2));
 #define ADAM(i, n)                                                                                 \
     do {                                                                                           \
-        vf grad = load(s.grad + i, n);                                                             \
-        vf m = v_fma(beta1, load(s.m + i, n), fresh1 * grad);                                      \
-        vf v = v_fma(beta2, load(s.v + i, n), fresh2 * grad * grad);                               \
-        store(s.m + i, m, n);                                                                      \
-        store(s.v + i, v, n);                                                                      \
+        vf grad = load_part(s.grad + i, n);                                                        \
+        vf m = v_fma(beta1, load_part(s.m + i, n), fresh1 * grad);                                 \
+        vf v = v_fma(beta2, load_part(s.v + i, n), fresh2 * grad * grad);                          \
+        store_part(s.m + i, m, n);                                                                 \
+        store_part(s.v + i, v, n);                                                                 \
         vf move = step * m / v_fma(v_sqrt(v), root_scale, eps);                                    \
-        store(s.theta + i, v_fma(keep, load(s.theta + i, n), move), n);                            \
+        store_part(s.theta + i, v_fma(keep, load_part(s.theta + i, n), move), n);                  \
     } while (0)
     FOR_PIECES(ADAM)
     return FNN_OK;

@@ -54,7 +54,6 @@ INLINE vu vu_set1(uint32_t x) { return x - (vu){0}; }
 INLINE vf v_load(const float *p) { vf r; memcpy(&r, p, sizeof r); return r; }
 INLINE void v_store(float *p, vf x) { memcpy(p, &x, sizeof x); }
 INLINE vi vi_load(const int32_t *p) { vi r; memcpy(&r, p, sizeof r); return r; }
-INLINE void vi_store(int32_t *p, vi x) { memcpy(p, &x, sizeof x); }
 
 /* 0, 1, ..., VL - 1 */
 INLINE vi vi_iota(void) {
@@ -209,9 +208,6 @@ INLINE vf v_permute(vf x, vi index) {
     return r;
 #endif
 }
-
-/* truncated towards zero; the caller keeps |x| < 2^31 */
-INLINE vi v_to_int(vf x) { return __builtin_convertvector(x, vi); }
 
 typedef uint8_t vb __attribute__((vector_size(VL)));
 

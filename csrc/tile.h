@@ -108,10 +108,5 @@ void FN(pack)(const float *from, ptrdiff_t stride, int64_t rows, int columns, fl
 
 INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 INLINE int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
-INLINE vf load_part(const float *p, int n) { return n == VL ? v_load(p) : v_load_n(p, n); }
-INLINE void store_part(float *p, vf x, int n) {
-    if (n == VL) v_store(p, x);
-    else v_store_n(p, x, n);
-}
 
 #endif

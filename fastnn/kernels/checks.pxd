@@ -1,6 +1,10 @@
 """The shape checks that every module of kernels makes, inlined."""
 
 
+cdef inline tuple shape_of(const float[:, :, :, ::1] a):
+    return (a.shape[0], a.shape[1], a.shape[2], a.shape[3])
+
+
 cdef inline int same(
     str kernel, str name, Py_ssize_t size, str other, Py_ssize_t other_size
 ) except -1:

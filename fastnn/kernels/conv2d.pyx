@@ -1,5 +1,6 @@
 """Convolution and transposed convolution: shape checks in front of csrc/conv2d.c."""
 
+from fastnn.kernels.checks cimport shape_of
 from fastnn.kernels.csrc cimport *
 from fastnn.kernels.dense cimport sum_rows
 from fastnn.kernels.plan cimport submit
@@ -15,10 +16,6 @@ cdef int64_t outputs_inside(int64_t out, int64_t size, int64_t stride, int64_t p
         for i in range(out):
             total += 0 <= i * stride + at < size
     return total
-
-
-cdef tuple shape_of(const float[:, :, :, ::1] a):
-    return (a.shape[0], a.shape[1], a.shape[2], a.shape[3])
 
 
 cdef fnn_conv2d convolution(

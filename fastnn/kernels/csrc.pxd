@@ -538,11 +538,10 @@ cdef extern from "fastnn.h" nogil:
     ctypedef struct fnn_plan:
         fnn_plan_op *ops
         fnn_pace pace
-        int n, capacity
+        int n
         int once
         double work
     ctypedef enum fnn_outcome:
-        FNN_RAN
         FNN_HALTED_LOSS
         FNN_HALTED_END
         FNN_HALTED_USER

@@ -1,5 +1,6 @@
 """Pooling and upsampling of images: shape checks in front of csrc/pool2d.c."""
 
+from fastnn.kernels.checks cimport shape_of
 from fastnn.kernels.csrc cimport *
 from fastnn.kernels.plan cimport submit
 
@@ -8,10 +9,6 @@ from fastnn.windows import check_pool as _check_pool
 # rough operations per pixel that is read or written
 cdef enum:
     PIXEL = 4
-
-
-cdef tuple shape_of(const float[:, :, :, ::1] a):
-    return (a.shape[0], a.shape[1], a.shape[2], a.shape[3])
 
 
 cdef fnn_pool2d windows(
