@@ -1,4 +1,4 @@
-"""Builds the compiled kernels: csrc/ once per instruction set, then one Cython module per C file.
+"""Builds the compiled kernels: csrc/ once per instruction set, then the Cython modules over it.
 
 Everything else about the package stands in pyproject.toml.
 """

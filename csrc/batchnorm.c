@@ -75,6 +75,8 @@ INLINE void sum_folded(const kind kind, const float *dout, const float *x, ptrdi
     for (int j = 0; j < width * FOLD; j++) first[j % width] += a[j], second[j % width] += b[j];
 }
 
+/* of each chunk of rows: mean = sum(x) / rows and sum((x - mean)**2); or, with dout, sum(dout) and
+ * sum(dout * (x - mean)), mean being that of all rows */
 KERNEL(batchnorm_sums) {
     const int64_t chunks = (a->n + FNN_BATCHNORM_ROWS - 1) / FNN_BATCHNORM_ROWS, groups = (a->c + GROUP - 1) / GROUP;
     int64_t lo, hi;
@@ -117,6 +119,7 @@ KERNEL(batchnorm_moments) {
     return FNN_OK;
 }
 
+/* dgamma = sum(dout * (x - mean)) / sqrt(var + eps), dbeta = sum(dout), from the sums of the chunks */
 KERNEL(batchnorm_gradients) {
     int64_t lo, hi;
     fnn_range(a->c, GROUP, part, &lo, &hi);
@@ -161,6 +164,7 @@ static table table_in(void) {
     return (table){space, space + BLOCK, space + 2 * BLOCK, space + 3 * BLOCK};
 }
 
+/* out = (x - mean) / sqrt(var + eps) * gamma + beta */
 KERNEL(batchnorm_forward) {
     const table t = table_in();
     const int64_t repeats = a->c < VL ? VL : 1;
@@ -197,6 +201,7 @@ KERNEL(batchnorm_backward) {
     return FNN_OK;
 }
 
+/* running_mean += momentum * (mean - running_mean), running_var += momentum * (var * N / (N - 1) - running_var) */
 KERNEL(batchnorm_update) {
     int64_t lo, hi;
     fnn_range(a->c, GROUP, part, &lo, &hi);

@@ -522,9 +522,15 @@ typedef struct {
     double seconds;  /* spent, while profiling */
 } fnn_plan_op;
 
-/* How many threads run a plan: at most so many, now so many; what the next trial is of, and after how many ns of running
- * it comes, how many it was after the last one; ns of a step. */
-typedef struct { int most, threads; bool more; int64_t wait, pause; double step; } fnn_pace;
+/* How many threads run a plan: see try_others in csrc/plan.c. */
+typedef struct {
+    int most;      /* allowed */
+    int threads;   /* used now */
+    bool more;     /* the next trial is of more threads */
+    int64_t wait;  /* ns of running until it */
+    int64_t pause; /* ns of running between the last two */
+    double step;   /* ns of a step; 0: unknown */
+} fnn_pace;
 
 typedef struct {
     fnn_plan_op *ops;

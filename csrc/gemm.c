@@ -536,6 +536,7 @@ void FN(column_sums)(const float *d, int64_t n, ptrdiff_t stride, int64_t lo, in
     for (; j < hi; j += VL) sum_columns(1, (int)min64(VL, hi - j), d + j, n, stride, finish, scale, c + j);
 }
 
+/* out (C) = sum of the rows of x (N, C) */
 KERNEL(sum_rows) {
     int64_t lo, hi;
     fnn_range(a->c, VL, part, &lo, &hi);

@@ -233,11 +233,18 @@ INLINE int mean_of_elements(element_fn *f, const fnn_elementwise_loss_args *a, f
     return FNN_OK;
 }
 
+/* loss = sum(w * (x - target)**2) / (count * F); dx = 2 w (x - target) / (count * F) */
 KERNEL(mean_squared_error) { return mean_of_elements(squared, a, part); }
+
+/* loss = sum(w * abs(x - target)) / (count * F); dx = w sign(x - target) / (count * F) */
 KERNEL(mean_absolute_error) { return mean_of_elements(absolute, a, part); }
+
+/* d = x - target: loss = sum(w * (d**2 / 2 where abs(d) <= delta, else delta (abs(d) - delta / 2))) / (count * F);
+ * dx = w min(max(d, -delta), delta) / (count * F) */
 KERNEL(huber) { return mean_of_elements(huber_, a, part); }
 
-/* correct = sum((x > 0) == (target > 0.5)) */
+/* loss = sum(w * (log(1 + exp(x)) - target x)) / (count * F); dx = w (1 / (1 + exp(-x)) - target) / (count * F);
+ * correct = sum((x > 0) == (target > 0.5)) */
 KERNEL(binary_cross_entropy) {
     if (part.share == 0) {
         int64_t correct = 0;

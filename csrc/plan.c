@@ -110,7 +110,13 @@ static void run_steps(void *context, fnn_team *team, int thread) {
 /* Where a step takes microseconds, to meet may take longer than to compute alone: it depends on how far the cores are
  * apart, and on who else uses them.  So from time to time half or twice as many threads run some steps, to the same bits;
  * the longer nothing is gained, the more rarely. */
-enum { TRIAL = 1000000, RUNS = 3, PAUSE = 50000000, LONGEST_PAUSE = 1600000000, LONG_STEP = 500000 /* all in ns */ };
+enum {
+    RUNS = 3,                   /* with each number of threads in a trial, of which the shortest counts */
+    TRIAL = 1000000,            /* ns of such a run */
+    PAUSE = 50000000,           /* ns of running before the first trial, and after one that gained */
+    LONGEST_PAUSE = 1600000000, /* ns; a trial that gained nothing doubles the pause, up to this */
+    LONG_STEP = 500000,         /* ns; where a step takes so long, trials come only while threads are put aside */
+};
 
 /* Runs so many steps, if there are as many left and nothing ends them before; returns the ns that a step took. */
 static double run_on(run_state *run, int threads, int64_t steps, int64_t deadline) {

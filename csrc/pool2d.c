@@ -208,6 +208,7 @@ INLINE void backward(const bool max, const pooling *p, fnn_part part) {
     }
 }
 
+/* out = max of each window of x; index = its place r * KW + q, the first of equals */
 KERNEL(maxpool2d_forward) {
     const pooling p = {.shape = a->shape, .x = a->x, .out = a->out, .wide = a->wide, .index = a->index};
     int64_t lo, hi;
@@ -216,12 +217,14 @@ KERNEL(maxpool2d_forward) {
     return FNN_OK;
 }
 
+/* dx = sum of dout over the windows whose largest is this pixel */
 KERNEL(maxpool2d_backward) {
     const pooling p = {.shape = a->shape, .x = a->dout, .out = a->dx, .wide = a->wide, .index = (void *)a->index, .mask = a->mask};
     backward(true, &p, part);
     return FNN_OK;
 }
 
+/* out = scale * sum of each window of x; by_count: scale / the window's pixels in the image */
 KERNEL(avgpool2d_forward) {
     const pooling p = {.shape = a->shape, .x = a->x, .out = a->out, .scale = a->scale, .by_count = a->by_count};
     int64_t lo, hi;
@@ -230,12 +233,15 @@ KERNEL(avgpool2d_forward) {
     return FNN_OK;
 }
 
+/* dx = sum of scale * dout over the windows that have this pixel */
 KERNEL(avgpool2d_backward) {
     const pooling p = {.shape = a->shape, .x = a->dout, .out = a->dx, .scale = a->scale, .by_count = a->by_count};
     backward(false, &p, part);
     return FNN_OK;
 }
 
+/* out[n, i, j] = x[n, i / KH, j / KW] */
 KERNEL(upsample2d_forward) { return avgpool2d_backward(a, part); }
 
+/* dx = sum of dout over the copies of a pixel */
 KERNEL(upsample2d_backward) { return avgpool2d_forward(a, part); }

@@ -1,8 +1,8 @@
 /* The thread pool: workers that join one job at a time, and the phases inside a job.
  *
  * Nobody waits for a thread that has not come, or does not run just now: its shares are taken by the
- * others.  Waiting is a short spin, then a futex: a plan's ops are microseconds apart, its epochs are
- * not.  A forked child starts with an empty pool; a second Python thread that comes while the pool is
+ * others.  Waiting is a short spin, some yields, then a futex: a plan's ops are microseconds apart, its
+ * epochs are not.  A forked child starts with an empty pool; a second Python thread that comes while the pool is
  * busy computes alone.  The bits are the same in any case. */
 #define _GNU_SOURCE
 #include "fastnn.h"

@@ -75,7 +75,7 @@ cdef sum_backgrounds_once(Plan plan):
 
 
 cdef object make_parts(int64_t size, float **parts, int **arrived):
-    """Scratch for the sums of the threads that do not come last, and two counters of those that came, in lines apart."""
+    """Scratch for sums that whoever comes last adds up, and two counters of those that came, in lines apart."""
     array = np.zeros(size + 3 * FNN_LINE, np.float32)
     cdef float[::1] view = array
     parts[0], arrived[0] = &view[0], <int *>&view[size + FNN_LINE]
@@ -86,7 +86,8 @@ cdef share_weights(Plan plan):
     """In training a thread best keeps the rows of a weight that it changes: it sums their terms, too.
 
     Then even one sample is worth sharing, for the time that it takes to read the weight; but not where
-    zeros in the samples save most of that, nor where one thread sums a penalty over all weights.
+    zeros in the samples save most of that, nor where a sum over all weights is taken, for a penalty's
+    loss or the norm of the gradient.
     A recurrent layer's threads keep the sequences that they have swept when they sum over these.
     """
     cdef fnn_recurrent_backward_w_args *recurrent

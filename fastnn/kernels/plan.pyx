@@ -310,7 +310,7 @@ cdef class Plan:
         return NULL
 
     def table(self):
-        """One dict per op: name, shapes, bytes, flops, threads, and seconds where it was profiled."""
+        """One dict per op: name, shapes, bytes, flops, threads at most, and seconds where it was profiled."""
         cdef int i
         return [
             {
@@ -392,12 +392,12 @@ def cpu_count():
 
 
 def get_num_threads():
-    """Threads that share a kernel's work, the caller's included."""
+    """How many threads share a kernel's work at most, the caller's included."""
     return fnn_get_threads()
 
 
 def set_num_threads(int n):
-    """Uses `n` threads, 1 to 256, from the next kernel or replay on."""
+    """Uses at most `n` threads, 1 to 256, from the next kernel or replay on."""
     if not 1 <= n <= FNN_MAX_THREADS:
         raise ValueError(f"n is {n}: expected a number of threads between 1 and {FNN_MAX_THREADS}")
     fnn_set_threads(n)
