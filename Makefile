@@ -42,9 +42,10 @@ bench: .venv/bench
 	$(PY) -m bench.import_time
 	$(PY) -m bench.roofline
 	$(PY) -m bench.gemm
+	$(PY) -m bench.conv
 	$(PY) -m bench.train_step
-	$(PY) -m bench.interrupts
 	$(PY) -m bench.peers
+	$(PY) -m bench.interrupts
 
 build: .venv/test
 

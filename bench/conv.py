@@ -4,9 +4,11 @@ Run it as ``python -m bench.conv``; GFLOP/s count the taps inside the images onl
 """
 
 import argparse
+import functools
 import importlib.util
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,11 +26,10 @@ LAYERS = {
     "cnn-5 third": (64, 7, 7, 32, 64, 3, 1, 1),
     "cnn-5 fourth": (64, 3, 3, 64, 128, 3, 1, 1),
     "cnn-5 fifth": (64, 1, 1, 128, 256, 3, 1, 1),
-    "lenet-5 first": (128, 28, 28, 1, 6, 5, 1, 0),
-    "lenet-5 second": (128, 12, 12, 6, 16, 5, 1, 0),
+    "lenet-5 first": (128, 28, 28, 1, 6, 5, 1, 2),
+    "lenet-5 second": (128, 14, 14, 6, 16, 5, 1, 0),
     "encoder first": (64, 28, 28, 1, 16, 3, 2, 1),
     "encoder second": (64, 14, 14, 16, 32, 3, 2, 1),
-    "decoder first": (64, 14, 14, 16, 32, 3, 2, 1),
     "large": (16, 32, 32, 64, 64, 3, 1, 1),
 }
 
@@ -51,6 +52,41 @@ def useful_taps(size: int, windows: int, kernel: int, stride: int, before: int) 
     return int(((positions >= 0) & (positions < size)).sum())
 
 
+@dataclass(frozen=True)
+class Layer:
+    """Arrays of a convolution, as fastnn lays them out, and its options."""
+
+    x: np.ndarray
+    weight: np.ndarray
+    b: np.ndarray
+    dout: np.ndarray
+    stride: int
+    pad: int
+
+
+Calls = tuple[Callable[[], Any], Callable[[list[bool]], Any]]
+
+
+def torch_calls(torch: Any, layout: Any, layer: Layer) -> Calls:
+    """Return PyTorch's forward pass, and its gradients of those of x, w and b that are wanted."""
+    x, dout = (
+        torch.from_numpy(a).permute(0, 3, 1, 2).contiguous(memory_format=layout)
+        for a in (layer.x, layer.dout)
+    )
+    w = torch.from_numpy(layer.weight).permute(3, 2, 0, 1).contiguous(memory_format=layout)
+    b, stride, pad = torch.from_numpy(layer.b), layer.stride, layer.pad
+
+    def forward() -> Any:
+        return torch.nn.functional.conv2d(x, w, b, stride, pad)
+
+    def gradients(wanted: list[bool]) -> Any:
+        return torch.ops.aten.convolution_backward(
+            dout, x, w, [len(b)], [stride] * 2, [pad] * 2, [1, 1], False, [0, 0], 1, wanted
+        )
+
+    return forward, gradients
+
+
 def compare(shape: tuple[int, ...], seconds: float, torch: Any) -> tuple[float, list[float], Any]:
     """Return the FLOPs of a direction, and the µs of all three, ours and torch's.
 
@@ -64,49 +100,40 @@ def compare(shape: tuple[int, ...], seconds: float, torch: Any) -> tuple[float, 
     weight = rng.standard_normal((size, size, c, k), np.float32)
     dout = rng.standard_normal((n, oh, ow, k), np.float32)
     out, dx, dw = np.empty_like(dout), np.empty_like(x), np.empty_like(weight)
-    b, db = np.zeros(k, np.float32), np.empty(k, np.float32)
+    b, db = rng.standard_normal(k, np.float32), np.empty(k, np.float32)
     scratch = np.empty((8, weight.size + k), np.float32) if weight.size <= 2048 else None
     options = ((stride, stride), pads, (1, 1))
     taps = useful_taps(h, oh, size, stride, pad) * useful_taps(w, ow, size, stride, pad)
     flops = 2 * n * c * k * taps
 
+    def forward() -> None:
+        kernels.conv2d_forward(x, weight, b, *options, out)
+
     def backward(dx: Any) -> None:
         kernels.conv2d_backward(dout, x, weight, *options, scratch, dx, dw, db)
 
-    ours = [best(lambda: kernels.conv2d_forward(x, weight, b, *options, out), seconds)]
-    both, only_weights = best(lambda: backward(dx), seconds), best(lambda: backward(None), seconds)
-    ours += [both - only_weights, only_weights]
-    if torch is None:
-        return flops, ours, None
-    theirs = []
-    for layout in (torch.contiguous_format, torch.channels_last):
-        tx, tdout = (
-            torch.from_numpy(a).permute(0, 3, 1, 2).contiguous(memory_format=layout)
-            for a in (x, dout)
-        )
-        tw = torch.from_numpy(weight).permute(3, 2, 0, 1).contiguous(memory_format=layout)
-        tb = torch.from_numpy(b)
-
-        def forward(tx: Any = tx, tw: Any = tw, tb: Any = tb) -> Any:
-            return torch.nn.functional.conv2d(tx, tw, tb, stride, pad)
-
-        def gradients(wanted: list[bool], tx: Any = tx, tw: Any = tw, tdout: Any = tdout) -> Any:
-            return torch.ops.aten.convolution_backward(
-                tdout, tx, tw, [k], [stride] * 2, [pad] * 2, [1, 1], False, [0, 0], 1, wanted
-            )
-
-        np.testing.assert_allclose(forward().permute(0, 2, 3, 1).numpy(), out, atol=1e-2)
+    forward()
+    backward(dx)
+    layouts = () if torch is None else (torch.contiguous_format, torch.channels_last)
+    layer = Layer(x, weight, b, dout, stride, pad)
+    theirs = [torch_calls(torch, layout, layer) for layout in layouts]
+    for their_forward, gradients in theirs:
+        np.testing.assert_allclose(their_forward().permute(0, 2, 3, 1).numpy(), out, atol=1e-2)
         found = gradients([True, True, True])
         np.testing.assert_allclose(found[0].permute(0, 2, 3, 1).numpy(), dx, atol=1e-2)
         np.testing.assert_allclose(found[1].permute(2, 3, 1, 0).numpy(), dw, rtol=1e-2, atol=0.1)
-        theirs.append(
-            [
-                best(forward, seconds),
-                best(lambda: gradients([True, False, False]), seconds),
-                best(lambda: gradients([False, True, True]), seconds),
-            ]
-        )
-    return flops, ours, np.min(theirs, axis=0)
+        np.testing.assert_allclose(found[2].numpy(), db, rtol=1e-2, atol=0.1)
+    both, only_weights = best(lambda: backward(dx), seconds), best(lambda: backward(None), seconds)
+    ours = [best(forward, seconds), both - only_weights, only_weights]
+    times = [
+        [
+            best(their_forward, seconds),
+            best(functools.partial(gradients, [True, False, False]), seconds),
+            best(functools.partial(gradients, [False, True, True]), seconds),
+        ]
+        for their_forward, gradients in theirs
+    ]
+    return flops, ours, np.min(times, axis=0) if times else None
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -22,7 +22,7 @@ FORMS = ("x @ w", "x.T @ dout", "dout @ w.T")
 
 
 def shapes() -> list[tuple[int, int, int]]:
-    """(batch, in, out) of every dense layer of the five training rows, and (1024, 1024, 1024)."""
+    """(batch, in, out) of every dense layer of the training rows, and (1024, 1024, 1024)."""
     found = [
         (row.batch, *sizes)
         for row in ROWS.values()

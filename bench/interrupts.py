@@ -11,6 +11,7 @@ import contextlib
 import http.server
 import os
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -134,7 +135,7 @@ def delay(call: Callable[[], object], after: float) -> float:
     raise RuntimeError("Ctrl-C was not noticed")
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.interrupts", description=__doc__)
     parser.add_argument("--rows", type=names_in(list(CASES)), default=list(CASES), metavar="A,B")
     parser.add_argument("--tries", type=int, default=25, help="of each row")
@@ -162,7 +163,8 @@ def main(arguments: list[str] | None = None) -> None:
         signal.signal(signal.SIGINT, ctrl_c)
     if late:
         print(f"\nlater than {1e3 * BAR:.0f} ms: {'; '.join(late)}")
+    return 1 if late else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
