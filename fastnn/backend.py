@@ -99,7 +99,7 @@ def use_backend(name: str) -> _Choice:
 
 
 def set_num_threads(n: int) -> None:
-    """Set how many threads the compiled kernels use; results do not depend on it.
+    """Set how many threads the compiled kernels use at most; results do not depend on it.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ def set_num_threads(n: int) -> None:
 
 
 def get_num_threads() -> int:
-    """Return how many threads the compiled kernels use; 1 without them.
+    """Return how many threads the compiled kernels use at most; 1 without them.
 
     Examples
     --------

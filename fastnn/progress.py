@@ -1,4 +1,4 @@
-"""Owns what a training run prints: a bar on a terminal, else one line per epoch.
+"""Owns what a training run prints: nothing; a line per epoch, and on a terminal a bar; lines only.
 
 Leaves the figures to the history.
 """
@@ -13,7 +13,7 @@ __all__ = ["Progress"]
 
 
 class Progress:
-    """Shows a run: nothing (``verbose=0``), a bar on a terminal (1), or lines only (2).
+    """Shows a run: nothing (``verbose=0``); lines, and on a terminal a bar (1); lines only (2).
 
     Examples
     --------

@@ -145,8 +145,8 @@ class ConvTranspose2D(Weighted):
     kernel_size : int or (int, int)
     stride : int or (int, int)
         From one pixel's window to the next one's, in the output.
-    padding : int, or pair of int or of (before, after)
-        Pixels taken from the output's sides.
+    padding : {"valid"}, int, or pair of int or of (before, after)
+        Pixels taken from the output's sides; ``"valid"`` is 0.
     output_padding : int or (int, int)
         Pixels that the output has more at the bottom and at the right, fewer than ``stride``.
     activation : str or Layer, optional
