@@ -115,7 +115,7 @@ enum {
     TRIAL = 1000000,            /* ns of such a run */
     PAUSE = 50000000,           /* ns of running before the first trial, and after one that gained */
     LONGEST_PAUSE = 1600000000, /* ns; a trial that gained nothing doubles the pause, up to this */
-    LONG_STEP = 500000,         /* ns; where a step takes so long, trials come only while threads are put aside */
+    LONG_STEP = 500000,         /* ns; a step so long is worth all threads */
 };
 
 /* Runs so many steps, if there are as many left and nothing ends them before; returns the ns that a step took. */

@@ -19,8 +19,7 @@ typedef struct {
     const float *w;
     int64_t k, n, stride;
     bool transposed;
-    float *packed, *space; /* room for at least one panel in blocks of k */
-    int64_t room;
+    float *packed;
 } weights;
 
 static void pack_panel(const weights *w, int64_t k0, int64_t k1, int64_t j, float *to) {
@@ -40,7 +39,7 @@ static float *take(int64_t size, float **space, int64_t *room) {
 
 /* Takes from the space what the packed matrix needs, if that leaves a quarter for the others. */
 static weights prepare(const float *w, int64_t k, int64_t n, int64_t stride, bool transposed, bool few, float **space, int64_t *room) {
-    weights m = {w, k, n, stride, transposed, NULL, *space, *room};
+    weights m = {w, k, n, stride, transposed, NULL};
     const int64_t panels = (n + PANEL - 1) / PANEL, size = panels * PANEL * k;
     if ((few && !transposed) || size > *room - SPACE / 4) return m;
     m.packed = take(size, space, room);
