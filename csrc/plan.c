@@ -79,8 +79,11 @@ static void run_ops(void *context, fnn_part part) {
         }
         if (may_stop && op->work > 1e7) fnn_interrupted(share);
     }
-    /* one decides for all whether there is a next step */
-    if (ops->ends && part.share == 0 && (ops->step == run->steps || fnn_now() >= run->deadline)) halt(part.team);
+    if (!ops->ends || part.share > 0) return;
+    /* one counts the step, here: after the meeting the others may have begun the next one, which may fail */
+    if (!failed) run->done++;
+    /* and decides for all whether there is a next one */
+    if (ops->step == run->steps || fnn_now() >= run->deadline) halt(part.team);
 }
 
 static void run_steps(void *context, fnn_team *team, int thread) {
@@ -101,7 +104,6 @@ static void run_steps(void *context, fnn_team *team, int thread) {
         if (run->profile && thread == 0) ops[now.first].seconds += 1e-9 * (double)(fnn_now() - start);
         now.first = now.ends ? run->plan->once : now.last;
         now.step += now.ends;
-        if (thread == 0 && now.ends && run->status == FNN_OK && !__atomic_load_n(&team->interrupted, __ATOMIC_ACQUIRE)) run->done++;
     }
 }
 
