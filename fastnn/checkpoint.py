@@ -155,7 +155,7 @@ class Checkpoint:
             if own[name].shape != buffer.shape:
                 raise ValueError(f"{name}: got {own[name].shape}, expected {buffer.shape}")
         model.load_state_dict(weights)
-        model.seed, model._streams = found["seed"], streams
+        model.seed, model._streams = found["seed"], max(model._streams, streams)
         for name, buffer in state.buffers.items():
             buffer[:] = own[name]
         state.step, state.epoch, state.stream, optimizer.lr = step, epoch, stream, lr

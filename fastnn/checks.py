@@ -240,6 +240,8 @@ def to_array(name: str, value: ArrayLike) -> Array:
 def assign(name: str, array: Array, value: ArrayLike) -> None:
     """Copy ``value`` into an array of the same shape, of which there are views elsewhere.
 
+    Numbers that the array's dtype cannot hold become infinite.
+
     Raises
     ------
     TypeError, ValueError
@@ -255,7 +257,8 @@ def assign(name: str, array: Array, value: ArrayLike) -> None:
     values = to_array(name, value)
     if values.shape != array.shape:
         raise ValueError(f"{name}: got shape {values.shape}, expected {array.shape}")
-    array[...] = values
+    with np.errstate(over="ignore"):
+        array[...] = values
 
 
 def packed(array: Array, dtype: DTypeLike | None = None) -> Array:

@@ -187,6 +187,7 @@ class Sequential:
         for layer in self.layers:
             layer.weights.clear()
             layer.buffers.clear()
+            layer._bind({})
             layer.input_shape = output
             with layer.named():
                 output = check_shape("output shape", layer.build(output))
@@ -196,10 +197,13 @@ class Sequential:
     def _allocate(self) -> None:
         """Lay all weights out in two vectors and give the layers their views, and buffers."""
         spans, size = [], 0
+        self._gaps = []
         for layer in self.layers:
             for name, (shape, _) in layer.weights.items():
                 spans.append((layer, name, shape, size))
-                size += -(-math.prod(shape) // _WEIGHT_ALIGNMENT) * _WEIGHT_ALIGNMENT
+                stop = size + math.prod(shape)
+                size = -(-stop // _WEIGHT_ALIGNMENT) * _WEIGHT_ALIGNMENT
+                self._gaps.append(slice(stop, size))
         self._theta = aligned_zeros(size, self.dtype)
         self._grad = aligned_zeros(size, self.dtype)
         arrays: list[dict[str, Array]] = [{} for _ in self.layers]
@@ -270,7 +274,7 @@ class Sequential:
 
     @theta.setter
     def theta(self, value: ArrayLike) -> None:
-        assign("theta", self.theta, value)
+        self._assign("theta", self.theta, value)
 
     @property
     def grad(self) -> Array:
@@ -286,7 +290,12 @@ class Sequential:
 
     @grad.setter
     def grad(self, value: ArrayLike) -> None:
-        assign("grad", self.grad, value)
+        self._assign("grad", self.grad, value)
+
+    def _assign(self, name: str, vector: Array, value: ArrayLike) -> None:
+        assign(name, vector, value)
+        for gap in self._gaps:
+            vector[gap] = 0
 
     @property
     def n_parameters(self) -> int:
@@ -499,8 +508,7 @@ class Sequential:
                 saved = Checkpoint(checkpoint, self, chosen, updater, history, hooks)
                 saved.restore(data, held, options)
             state = updater.state(self)
-            if state.stream is None:
-                state.stream, self._streams = self._streams, self._streams + 1
+            stream = self._streams if state.stream is None else state.stream
             measure = None
             if held is not None:
                 measure = Trainer(
@@ -518,11 +526,12 @@ class Sequential:
                 updater,
                 batch_size=self._rows_at_once("x", data, batch_size, train=True),
                 shuffle=shuffle,
-                seed=_stream_seed(self.seed, state.stream) if seed is None else seed,
+                seed=_stream_seed(self.seed, stream) if seed is None else seed,
                 eager=eager,
                 fuse=fuse,
             )
             self._loss, self.optimizer, self.plan = chosen, updater, trainer.plan
+            state.stream, self._streams = stream, max(self._streams, stream + 1)
             run = Run(self, history, trainer, measure, validation_every, hooks, saved)
             run.train(epochs, Progress(verbose, epochs, trainer.samples))
         finally:
@@ -756,9 +765,9 @@ class Sequential:
     def predict_classes(self, x: ArrayLike, lengths: ArrayLike | None = None) -> Array:
         """Return the class with the largest output for each sample, or step: (N, ...) int64.
 
-        Of a single output it is 1 where the probability is above 1/2, else 0, as ``evaluate``
-        counts: that is the output of a last ``Sigmoid``; if ``fit`` had binary cross-entropy, it is
-        the sigmoid of any other output.
+        Of a single output it is 1 where the probability is above 1/2, else 0: that is the output
+        of a last ``Sigmoid``; if ``fit`` had binary cross-entropy, it is the sigmoid of any other
+        output.
 
         Raises
         ------
@@ -890,7 +899,7 @@ class Sequential:
             for key, array in self.arrays().items():
                 array[...] = state["weights"][key]
         self._loss, self.history = state["loss"], state["history"]
-        self._streams = state["streams"]
+        self._streams = state.get("streams", 0)
 
 
 def _float_dtype(dtype: DTypeLike) -> np.dtype[Any]:

@@ -372,6 +372,64 @@ def test_weights_change_in_place_and_by_their_own_values(x, backend):
     assert not model.predict(x[:3]).any()
 
 
+def test_assigned_vectors_leave_the_gaps_between_weights_0(x, backend):
+    y = np.arange(300) % 3
+    models = mlp(input_shape=12), mlp(input_shape=12)
+    models[1].grad = np.full(models[1].grad.shape, 1e3)
+    models[1].theta = np.where(models[1].theta == 0, 1, models[1].theta)
+    models[0].load_state_dict(models[1].state_dict())
+    for one in models:
+        one.fit(x, y, optimizer=fnn.SGD(0.1, clip_norm=1e-2), verbose=0)
+    np.testing.assert_array_equal(models[0].theta, models[1].theta)
+
+
+def test_numbers_that_are_too_large_become_infinite_without_a_warning():
+    model = fnn.Sequential([fnn.Dense(2)], 2, seed=0)
+    model.layers[0].w = np.full((2, 2), 1e60)
+    assert np.isinf(model.theta).any()
+
+
+def test_weights_of_a_model_cannot_be_deleted():
+    model = fnn.Sequential([fnn.Dense(2)], 2, seed=0)
+    with pytest.raises(AttributeError, match=r"^layer 0 \(Dense\): b belongs to a model"):
+        del model.layers[0].b
+    alone = copy.deepcopy(model.layers[0])
+    assert not hasattr(alone, "w")
+
+
+def test_a_layer_of_a_model_that_could_not_be_built_can_be_used_again():
+    class Start(fnn.Initializer):
+        value = np.nan
+
+        def __call__(self, shape, rng):
+            return np.full(shape, self.value)
+
+    class WithDefault(Scale):
+        def build(self, input_shape):
+            self.w = np.zeros(1)  # until it is known how many
+            self.add_weight("w", input_shape, Start())
+            return input_shape
+
+    layer = WithDefault()
+    with pytest.raises(ValueError, match="expected finite"):
+        fnn.Sequential([layer], 3)
+    Start.value = 1.0
+    assert fnn.Sequential([layer], 4).theta.sum() == 4
+
+
+def test_a_refused_fit_changes_no_random_numbers(x):
+    found = []
+    for refused in (False, True):
+        model = fnn.Sequential([fnn.GRU(4, stateful=True), fnn.Dense(3)], (4, 3), seed=0)
+        rows, y = x.reshape(300, 4, 3), np.arange(300) % 3
+        if refused:
+            with pytest.raises(ValueError, match="expected a multiple of batch_size"):
+                model.fit(rows, y, batch_size=77, shuffle=False, verbose=0)
+        model.fit(rows, y, batch_size=50, shuffle=False, verbose=0)
+        found.append((model._streams, model.theta.tobytes()))
+    assert found[0] == found[1]
+
+
 def test_assigned_weights_must_fit():
     model = fnn.Sequential([fnn.Dense(4), fnn.BatchNorm()], input_shape=3, seed=0)
     before = model.state_dict()

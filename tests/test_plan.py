@@ -36,6 +36,11 @@ def names(plan):
     return [row["name"] for row in plan.table()]
 
 
+def test_fusing_no_plan_is_refused(compiled):
+    with pytest.raises(TypeError, match="plan"):
+        compiled.fuse(None)
+
+
 def test_capture_records_instead_of_computing(compiled):
     x, out = np.array([-1.0, 2.0], np.float32), np.full(2, np.nan, np.float32)
     plan = compiled.Plan()
@@ -185,6 +190,41 @@ def test_profiling_begins_the_data_anew(compiled):
     assert trainer.plan.replay(4) == 4
     with pytest.raises(IndexError):
         trainer.plan.replay()
+
+
+def test_profiling_goes_through_all_data_however_long_a_step_is(compiled):
+    trainer = make_trainer([fnn.Dense(800)], features=800, samples=12000, batch=3000)
+    trainer.losses[:] = np.nan
+    assert trainer.plan.profile(4) == 4
+    assert np.isfinite(trainer.losses).all()
+    assert trainer.clock.tolist() == [0, 4, 0]
+
+
+def test_profiling_of_nothing(compiled):
+    assert compiled.Plan().profile(3) == 0
+    trainer = make_trainer([fnn.Dense(5)])
+    assert trainer.plan.profile(0) == 0
+    assert trainer.clock.tolist() == [0, 0, 0]
+
+
+def test_a_plan_that_runs_is_not_profiled(compiled):
+    plan, clock = compiled.Plan(), np.zeros(3, np.int64)
+    with plan.capture():
+        compiled.advance(1, clock)
+    thread = threading.Thread(target=plan.replay, args=(10**9, 0.5))
+    thread.start()
+    refused = 0
+    while thread.is_alive():
+        if clock[1] > 0:
+            try:
+                plan.profile()
+                break  # it had just ended
+            except RuntimeError as error:
+                assert "already running" in str(error)
+                refused += 1
+    thread.join()
+    assert refused
+    assert clock[0] in (clock[1], clock[1] - 1) and clock[0] == clock[2]
 
 
 def test_profiling_changes_no_bit(compiled):
@@ -457,7 +497,7 @@ def test_a_pool_knows_where_its_relu_was_open_whatever_overwrites_it(after, comp
     np.testing.assert_allclose(*thetas, atol=1e-5)
 
 
-@pytest.mark.parametrize("reader", ["before", "after"])
+@pytest.mark.parametrize("reader", ["before", "after", "next step"])
 def test_a_gradient_that_others_read_is_kept(reader, compiled):
     rng = np.random.default_rng(0)
     shapes = {"dout": (8, 5), "w": (6, 5), "x": (8, 6), "v": (8, 3), "u": (3, 6)}
@@ -468,6 +508,8 @@ def test_a_gradient_that_others_read_is_kept(reader, compiled):
         dx, da, dw, du = (np.zeros(s, np.float32) for s in ((8, 6), (8, 6), (6, 5), (3, 6)))
         plan = compiled.Plan()
         with plan.capture():
+            if reader == "next step":
+                compiled.dense_backward(dx, a["v"], a["u"], None, du, None)
             compiled.dense_backward(a["dout"], a["x"], a["w"], dx, dw, None)
             if reader == "before":
                 compiled.dense_backward(dx, a["v"], a["u"], None, du, None)
@@ -476,7 +518,7 @@ def test_a_gradient_that_others_read_is_kept(reader, compiled):
                 compiled.dense_backward(dx, a["v"], a["u"], None, du, None)
         if fuse:
             compiled.fuse(plan)
-        plan.replay()
+        assert plan.replay(2) == 2
         results.append((da, du))
     np.testing.assert_allclose(results[0][0], results[1][0], atol=1e-5)
     np.testing.assert_allclose(results[0][1], results[1][1], atol=1e-5)

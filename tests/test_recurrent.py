@@ -403,13 +403,40 @@ def test_lengths_do_not_count_in_outputs_that_are_no_steps(backend):
     x, lengths, _ = of_lengths(steps=8)
     y = np.random.default_rng(0).normal(size=(50, 8, 3)).astype(np.float32)
     for make in (
+        lambda: [fnn.GRU(8)],
         lambda: [fnn.GRU(8), fnn.Dense(24), fnn.Reshape((8, 3))],
         lambda: [fnn.GRU(3, True), fnn.Flatten(), fnn.Dense(24), fnn.Reshape((8, 3))],
     ):
         model = fnn.Sequential(make(), (8, 5), seed=0)
-        wanted = ((model.predict(x, lengths) - y) ** 2).mean()
-        found = model.evaluate(x, y, "mse", lengths=lengths)["loss"]
+        out = model.predict(x, lengths)
+        target = y if out.ndim == 3 else y[:, :, 0]
+        wanted = ((out - target) ** 2).mean()
+        found = model.evaluate(x, target, "mse", lengths=lengths)["loss"]
         assert found == pytest.approx(wanted, rel=1e-5)
+
+
+def test_lengths_count_in_what_the_last_recurrent_layer_gives(backend):
+    x, lengths, on = of_lengths(steps=8)
+    y = np.random.default_rng(0).normal(size=(50, 8, 3)).astype(np.float32)
+    layers = [fnn.GRU(24), fnn.Reshape((8, 3)), fnn.GRU(3, True)]
+    model = fnn.Sequential(layers, (8, 5), seed=0)
+    wanted = ((model.predict(x, lengths) - y) ** 2).mean(axis=2)[on].mean()
+    found = model.evaluate(x, y, "mse", lengths=lengths)["loss"]
+    assert found == pytest.approx(wanted, rel=1e-5)
+
+
+def test_lengths_that_change_meanwhile_do_not_matter(backend):
+    x, lengths, _ = of_lengths()
+    y, thetas = sequences()[1], []
+    for spoil in (False, True):
+        model, given = net("GRU"), lengths.astype(np.int32)
+
+        def change(model, history, given=given, spoil=spoil):
+            given[:] = 1 if spoil else given
+
+        model.fit(x, y, lengths=given, epochs=3, callbacks=[change], verbose=0)
+        thetas.append(model.theta)
+    np.testing.assert_array_equal(*thetas)
 
 
 def test_every_row_of_a_step_ends_with_its_sequence(backend):

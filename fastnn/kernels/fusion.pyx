@@ -28,7 +28,7 @@ cdef int64_t LONG = 128
 cdef set WEIGHT_GRADIENTS = {FNN_OP_dense_backward_w, FNN_OP_conv2d_backward_w, FNN_OP_sum_rows}
 
 
-def fuse(Plan plan):
+def fuse(Plan plan not None):
     """Merges neighbours into one pass over memory; results stay equal within rounding.
 
     dense + activation, convolution + ReLU + max pooling, the gradient of a dense, convolutional
@@ -280,9 +280,9 @@ cdef fuse_forward(Plan plan):
 
 
 cdef bint is_read_but_by(Plan plan, int reader, list operands, int start):
-    """Does another op than this from `start` on read this, before another writes there?"""
+    """Does another op than this from `start` on, or in the next step, read this before one writes there?"""
     cdef int i
-    for i in range(start, plan.c.n):
+    for i in (*range(start, plan.c.n), *range(start)):
         if i != reader and any_overlap(plan.ops[i].reads, operands):
             return True
         if any_overlap(plan.ops[i].writes, operands):

@@ -27,6 +27,7 @@ cdef class Plan:
     cdef fnn_plan c # the ops as C runs them
     cdef list ops # of each what Python knows: its name and its arrays
     cdef bint running
+    cdef bint ended # the last replay came to the end of the data
     cdef int64_t profiled
     #: True when the last replay met a loss that is not finite: that step's update was not applied.
     cdef readonly bint stopped
@@ -38,5 +39,6 @@ cdef class Plan:
     cdef end_capture(self)
     cdef place_barriers(self)
     cdef int64_t *clock(self)
+    cdef check_idle(self)
     cdef remove(self, int i)
     cdef int64_t run(self, int64_t steps, double budget, bint profile) except -1

@@ -236,13 +236,16 @@ cdef class Plan:
 
     # ---- running ------------------------------------------------------------------------------
 
-    cdef int64_t run(self, int64_t steps, double budget, bint profile) except -1:
-        cdef int64_t done = 0
-        cdef fnn_outcome outcome
+    cdef check_idle(self):
         if fnn_capturing != NULL:
             raise RuntimeError("a plan cannot be replayed while one is being captured")
         if self.running:
             raise RuntimeError("this plan is already running in another thread")
+
+    cdef int64_t run(self, int64_t steps, double budget, bint profile) except -1:
+        cdef int64_t done = 0
+        cdef fnn_outcome outcome
+        self.check_idle()
         if steps <= 0 or self.c.n == 0:
             return 0
         self.running = True
@@ -250,10 +253,10 @@ cdef class Plan:
             outcome = fnn_plan_run(&self.c, steps, <int64_t>(budget * 1e9), profile, poll, &done)
         self.running = False
         self.profiled += done if profile else 0
-        self.stopped = outcome == FNN_HALTED_LOSS
+        self.stopped, self.ended = outcome == FNN_HALTED_LOSS, outcome == FNN_HALTED_END
         if outcome == FNN_HALTED_USER:
             raise_pending()
-        if outcome == FNN_HALTED_END and not (profile and done):
+        if self.ended and not (profile and done):
             raise IndexError(f"after {done} of {steps} steps the clock is past the end of the epoch's data")
         return done
 
@@ -287,15 +290,15 @@ cdef class Plan:
         """
         cdef int64_t done = 0, row = 0, batch = 0
         cdef int64_t *clock = self.clock()
+        self.check_idle()
         if clock != NULL:
             row, batch = clock[FNN_ROW], clock[FNN_BATCH]
+        self.stopped, self.ended = self.c.n == 0, True
         try:
-            while done < steps:
-                if clock != NULL:
+            while done < steps and not self.stopped:
+                if clock != NULL and self.ended:
                     clock[FNN_ROW] = clock[FNN_BATCH] = 0
                 done += self.run(steps - done, 0.04, True)
-                if self.stopped:
-                    break
         finally:
             if clock != NULL:
                 clock[FNN_ROW], clock[FNN_BATCH] = row, batch

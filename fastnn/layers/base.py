@@ -113,6 +113,11 @@ class Layer(Component):
                 with self.named():
                     assign(name, self.__dict__[name], value)
 
+        def __delattr__(self, name: str) -> None:
+            if name in self.__dict__.get("_bound", ()):
+                raise AttributeError(f"{self.label}: {name} belongs to a model")
+            super().__delattr__(name)
+
     def build(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Declare the weights with ``add_weight`` and return the output's shape.
 
