@@ -47,9 +47,11 @@ class Loss(Component):
         True: ``compute`` counts right predictions, and accuracy is reported.
     counts_elements : bool
         True: each output is a prediction, not each row of them.
+    by_rows : bool
+        True: the mean is over the rows (..., C) of an output, each with a target of its own.
     includes : type of Layer or None
         The loss takes what comes before a layer of this class, such as logits; a model's last
-        layer, if it is one, is left out.
+        layer, if it is one, is left out. Views of its output may follow it.
 
     Parameters
     ----------
@@ -72,6 +74,7 @@ class Loss(Component):
     recorded: ClassVar[tuple[str, ...]] = ("compute",)
     counts_correct: ClassVar[bool] = False
     counts_elements: ClassVar[bool] = False
+    by_rows: ClassVar[bool] = False
     includes: ClassVar[type[Layer] | None] = None
     penalty: Regularizer | None = None
 
@@ -144,6 +147,7 @@ class CrossEntropy(Loss):
 
     records = True
     counts_correct = True
+    by_rows = True
     includes = Softmax
 
     def targets(
@@ -385,6 +389,7 @@ def weights_of(
     class_weight: Mapping[int, float] | None,
     classes: int,
     dtype: DTypeLike,
+    rows: int = 1,
     lengths: Array | None = None,
     steps: int = 1,
 ) -> Array | None:
@@ -400,10 +405,12 @@ def weights_of(
     classes : int
         How many the model tells apart; two by a single output.
     dtype : float dtype
+    rows : int
+        P, how many rows a sample has in the loss.
     lengths : (N,) int32, optional
-        Of sequences of outputs; the steps beyond do not count.
+        Of sequences of outputs; the rows of the steps beyond do not count.
     steps : int
-        Of those sequences; P, where the targets are no class numbers.
+        Of those sequences.
 
     Raises
     ------
@@ -419,7 +426,7 @@ def weights_of(
     if sample_weight is None and class_weight is None and lengths is None:
         return None
     labels = targets.reshape(len(targets), -1) if targets.dtype == np.int32 else None
-    weights = np.ones((len(targets), steps if labels is None else labels.shape[1]), dtype)
+    weights = np.ones((len(targets), rows), dtype)
     if sample_weight is not None:
         weights *= to_weights("sample_weight", sample_weight, (len(targets),), dtype)[:, None]
     if class_weight is not None:
@@ -442,5 +449,5 @@ def weights_of(
             table[row] = check_real(f"class_weight[{row}]", weight, 0)
         weights = to_weights("class_weight", weights * table[labels], weights.shape, dtype)
     if lengths is not None:
-        weights *= np.arange(weights.shape[1]) * steps // weights.shape[1] < lengths[:, None]
+        weights *= np.arange(rows) * steps // rows < lengths[:, None]
     return weights

@@ -36,6 +36,7 @@ from fastnn.inference import Predictor, chunk_rows
 from fastnn.layers.activations import Sigmoid
 from fastnn.layers.base import Layer
 from fastnn.layers.embedding import Embedding
+from fastnn.layers.normalization import BatchNorm
 from fastnn.layers.recurrent import Recurrent
 from fastnn.losses import LOSSES, CrossEntropy, Loss, weights_of
 from fastnn.memory import aligned_zeros
@@ -75,9 +76,9 @@ class Sequential:
     ----------
     layers : list of Layer
     theta, grad : (n,) float
-        All weights, and their gradients after a step; the layers' are views of them. Each weight
-        starts at a multiple of 16 elements, the gaps are 0. To assign to these, or to a layer's
-        weights and buffers, copies the values.
+        All weights, and their gradients after a step (but see ``fit``'s ``fuse``); the layers' are
+        views of them. Each weight starts at a multiple of 16 elements, the gaps are 0. To assign to
+        these, or to a layer's weights and buffers, copies the values.
     history : History or None
         Of the last ``fit``, also of one that was interrupted.
     optimizer : Optimizer or None
@@ -423,8 +424,9 @@ class Sequential:
         validation_every : int, optional
             Measure them every so many steps, too; the figures are in ``history.iterations``.
         sample_weight : (N,) array_like, optional
-            Factors on the samples' losses; samples of weight 0 count in nothing. The loss is the
-            weighted sum over the number of samples that count.
+            Factors on the samples' losses; samples of weight 0 count in nothing but in the
+            statistics of a ``BatchNorm``. The loss is the weighted sum over the number of samples
+            that count.
         class_weight : dict of int to float, optional
             The same by class number, 1 for classes that it leaves out; both together multiply. With
             cross-entropy, or binary cross-entropy of a single output, whose targets are 0 and 1.
@@ -441,7 +443,8 @@ class Sequential:
         eager : bool
             Run each step in Python instead of recording it in a plan.
         fuse : bool
-            Let the plan merge operations; results then differ within rounding.
+            Let the plan merge operations; results then differ within rounding. Plain SGD then adds
+            gradients to the weights at once, and leaves none in ``grad``.
         checkpoint : path, optional
             A file for the state of the run, written after epochs and at the end. If it is there
             at the beginning, the run goes on from it until it has ``epochs`` in total, and gives
@@ -493,7 +496,7 @@ class Sequential:
             )
             held = None
             if validation_data is not None:
-                held = self._validation(validation_data, chosen)
+                held = self._validation(validation_data, chosen, data)
             self.history = history = History()
             saved = None
             if checkpoint is not None:
@@ -557,27 +560,72 @@ class Sequential:
         class_weight: Mapping[int, float] | None = None,
         lengths: ArrayLike | None = None,
         lengths_name: str = "lengths",
+        pixels: bool | None = None,
     ) -> Data:
-        """Convert and check samples and targets, once."""
+        """Convert and check samples and targets, once; ``pixels`` says what uint8 targets are."""
         rows, x_scale = self._rows(x_name, x)
         assert self.input_shape is not None and self.output_shape is not None
-        pixels = rows.dtype == np.uint8 and math.prod(self.output_shape) == rows.shape[1]
-        targets, y_scale = loss.targets(y_name, y, self.output_shape, self.dtype, pixels)
+        if pixels is None:
+            pixels = rows.dtype == np.uint8 and math.prod(self.output_shape) == rows.shape[1]
+        seen_as = self.output_shape
+        if loss.by_rows:
+            y, seen_as = self._by_rows(y_name, y)
+        targets, y_scale = loss.targets(y_name, y, seen_as, self.dtype, pixels)
         if len(targets) != len(rows):
             raise ValueError(
                 f"{y_name}: got {len(targets)} rows, expected {len(rows)}, as many as {x_name} has"
             )
-        targets = rows_inside(targets, self.output_shape, self.data_format)
+        if not loss.by_rows:
+            targets = rows_inside(targets, self.output_shape, self.data_format)
         ends = self.sequence_lengths(lengths_name, lengths, len(rows), len(self.layers))
         steps = None if ends is None else self._output_steps()
         yes_or_no = loss.counts_elements and self.output_shape == (1,)
-        classes = 2 if yes_or_no else self.output_shape[-1]
+        classes = 2 if yes_or_no else seen_as[-1]
+        per_sample = math.prod(targets.shape[1:]) if targets.dtype == np.int32 else steps or 1
+        if loss.by_rows:
+            per_sample = math.prod(seen_as[:-1])
         weights = weights_of(
-            *(targets, sample_weight, class_weight, classes, self.dtype),
+            *(targets, sample_weight, class_weight, classes, self.dtype, per_sample),
             lengths=ends if steps else None,
             steps=steps or 1,
         )
-        return Data(rows, x_scale, targets, y_scale, weights, ends)
+        return Data(rows, x_scale, targets, y_scale, weights, ends, per_sample)
+
+    def _by_rows(self, name: str, y: ArrayLike) -> tuple[ArrayLike, tuple[int, ...]]:
+        """Return targets of pixels with the classes last, and the output's shape like that."""
+        assert self.output_shape is not None
+        shape = inside(self.output_shape, self.data_format)
+        if self.data_format == "channels_last" or len(shape) != 3:
+            return y, shape
+        array = to_array(name, y)
+        if array.shape[1:] == self.output_shape:
+            return np.moveaxis(array, 1, -1), shape
+        if array.shape[1:] != shape[:-1]:
+            raise ValueError(
+                f"{name}: got shape {array.shape}, expected (rows, {shape[0]}, {shape[1]}) or "
+                f"(rows, {', '.join(map(str, self.output_shape))})"
+            )
+        return array, shape
+
+    def included(self, loss: Loss) -> Layer | None:
+        """Return the model's last activation if the loss computes it itself.
+
+        Raises
+        ------
+        ValueError
+            If there is a softmax over other rows than those of the output.
+        """
+        layer = next((layer for layer in reversed(self.layers) if not layer.view), None)
+        if layer is None or loss.includes is None or not isinstance(layer, loss.includes):
+            return None
+        if loss.by_rows and any(
+            one.output_shape[-1] != layer.output_shape[-1] for one in self.layers[layer.index :]
+        ):
+            raise ValueError(
+                f"{layer.label}: its rows of {layer.output_shape[-1]} are not those of the output "
+                f"{self.output_shape}, of which the loss takes the softmax"
+            )
+        return layer
 
     def _output_steps(self) -> int | None:
         """Return how many steps the output has; None if its rows are no steps of a sequence."""
@@ -589,7 +637,7 @@ class Sequential:
         )
         return steps if kept else None
 
-    def _validation(self, data: tuple[ArrayLike, ...], loss: Loss) -> Data:
+    def _validation(self, data: tuple[ArrayLike, ...], loss: Loss, training: Data) -> Data:
         several = isinstance(data, (tuple, list))
         if not several or len(data) not in (2, 3):
             what = type(data).__name__ + (f" of {len(data)}" if several else "")
@@ -599,6 +647,7 @@ class Sequential:
             *(data[0], data[1], loss, names[0], names[1]),
             lengths=data[2] if len(data) == 3 else None,
             lengths_name=f"{names[2]}, the lengths",
+            pixels=training.y_scale != 1,
         )
 
     def _stateful(self) -> Layer | None:
@@ -613,6 +662,12 @@ class Sequential:
         if layer is None and not train:
             return chunk_rows(self)
         n = min(batch_size or rows, rows)
+        for one in self.layers if train and n == 1 else ():
+            if isinstance(one, BatchNorm) and math.prod(one.input_shape[:-1]) == 1:
+                raise ValueError(
+                    f"{name}: got batches of one row, expected more, because they have no variance "
+                    f"for {one.label}"
+                )
         if layer is not None and rows % n:
             raise ValueError(
                 f"{name}: got {rows} rows, expected a multiple of batch_size {n}, because "
@@ -763,7 +818,7 @@ class Sequential:
         return Predictor(self, end, with_lengths)
 
     def predict_classes(self, x: ArrayLike, lengths: ArrayLike | None = None) -> Array:
-        """Return the class with the largest output for each sample, or step: (N, ...) int64.
+        """Return the class with the largest output for each sample, step or pixel: (N, ...) int64.
 
         Of a single output it is 1 where the probability is above 1/2, else 0: that is the output
         of a last ``Sigmoid``; if ``fit`` had binary cross-entropy, it is the sigmoid of any other
@@ -772,8 +827,7 @@ class Sequential:
         Raises
         ------
         TypeError, ValueError
-            If ``x`` or ``lengths`` do not fit, the model's output is an image, or a single one is
-            no probability.
+            If ``x`` or ``lengths`` do not fit, or a single output is no probability.
 
         Examples
         --------
@@ -783,15 +837,13 @@ class Sequential:
         array([0, 1])
         """
         out = self.predict(x, lengths)
-        if out.ndim > 3:
-            raise ValueError(
-                f"predict_classes: the model's output is {self.output_shape}, expected (classes,) "
-                "or (steps, classes)"
-            )
+        if out.ndim == 4 and self.data_format == "channels_first":
+            out = out.transpose(0, 2, 3, 1)
         if out.shape[-1] > 1:
             classes: Array = out.argmax(axis=-1)
             return classes
-        probability = isinstance(self.layers[-1], Sigmoid)
+        last = next((layer for layer in reversed(self.layers) if not layer.view), None)
+        probability = isinstance(last, Sigmoid)
         if not probability and self._loss.includes is not Sigmoid:
             raise ValueError(
                 "predict_classes: the model has a single output, which is no probability; let it "
@@ -870,9 +922,10 @@ class Sequential:
         return "\n".join(lines)
 
     def __repr__(self) -> str:
-        first = ", data_format='channels_first'" if self.data_format == "channels_first" else ""
+        more = f", dtype={self.dtype.name!r}" if self.dtype != np.float32 else ""
+        more += ", data_format='channels_first'" if self.data_format == "channels_first" else ""
         return (
-            f"Sequential({self.layers!r}, input_shape={self.input_shape}, seed={self.seed}{first})"
+            f"Sequential({self.layers!r}, input_shape={self.input_shape}, seed={self.seed}{more})"
         )
 
     # ---- copies ------------------------------------------------------------------------------

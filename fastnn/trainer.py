@@ -35,7 +35,7 @@ class Data(NamedTuple):
 
     ``y`` may be class numbers, (N,) or (N, P) int32. ``weights`` (N, P) are those of the P rows
     that a sample has in the loss; None stands for ones. ``lengths`` (N,) int32 are those of
-    sequences.
+    sequences. ``rows`` is P.
     """
 
     x: Array
@@ -44,6 +44,7 @@ class Data(NamedTuple):
     y_scale: float
     weights: Array | None = None
     lengths: Array | None = None
+    rows: int = 1
 
 
 def generator(seed: int, epoch: int) -> np.random.Generator:
@@ -147,8 +148,6 @@ class Trainer:
         self.samples = len(data.x)
         n = min(batch_size, self.samples)
         self.batches = -(-self.samples // n)
-        last = model.layers[-1]
-        skip = last if loss.includes is not None and isinstance(last, loss.includes) else None
         self.clock = np.zeros(3, np.int64)
         self.losses = np.zeros(self.batches, model.dtype)
         self.corrects = np.zeros(self.batches, np.int64) if loss.counts_correct else None
@@ -171,7 +170,7 @@ class Trainer:
             training=optimizer is not None,
             clock=self.clock,
             seed=seed,
-            skip=skip,
+            skip=model.included(loss),
             target=(data.y.shape[1:], np.int32 if data.y.dtype == np.int32 else model.dtype),
             lengths=data.lengths is not None,
             weights=0 if data.weights is None else data.weights.shape[1],
@@ -330,22 +329,16 @@ class Trainer:
         rows = self._counted()
         figures = {"loss": float(rows @ self.losses.astype(np.float64) / rows.sum())}
         if self.corrects is not None:
-            outputs = self.workspace.out.size // (self.workspace.n * self._rows_per_sample)
+            outputs = self.workspace.out.size // (self.workspace.n * self.data.rows)
             answers = rows.sum() * (outputs if self.loss.counts_elements else 1)
             figures["accuracy"] = float(self.corrects.sum() / answers)
         return figures
-
-    @property
-    def _rows_per_sample(self) -> int:
-        if self.data.weights is not None:
-            return int(self.data.weights.shape[1])
-        return math.prod(self.data.y.shape[1:]) if self.data.y.dtype == np.int32 else 1
 
     def _counted(self) -> Array:
         """Return how many rows of each batch of this epoch count in the loss: (batches,)."""
         starts = np.arange(0, self.samples, self.workspace.n)
         if self.data.weights is None:
-            return self._rows_per_sample * np.diff(starts, append=self.samples)
+            return self.data.rows * np.diff(starts, append=self.samples)
         counts = np.count_nonzero(self.data.weights, axis=1)
         counted: Array = np.add.reduceat(
             counts if self._rows is None else counts[self._rows], starts

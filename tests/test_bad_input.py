@@ -223,9 +223,19 @@ def test_cross_entropy_needs_classes():
     net = fnn.Sequential([fnn.Dense(4), fnn.Reshape((2, 2))], FEATURES)
     with pytest.raises(ValueError, match=r"expected \(rows, 2\) or \(rows, 2, 2\); is a Flatten"):
         net.fit(good_x(), good_y(), verbose=0)
-    net = fnn.Sequential([fnn.Dense(4), fnn.Reshape((1, 2, 2))], FEATURES)
-    with pytest.raises(ValueError, match=r"^predict_classes: the model's output is \(1, 2, 2\)"):
-        net.predict_classes(good_x())
+    for data_format, shape in (("channels_last", r"1, 2, 3"), ("channels_first", r"3, 1, 2")):
+        layers = [fnn.Dense(6), fnn.Reshape((1, 2, 3))]
+        net = fnn.Sequential(layers, FEATURES, data_format=data_format)
+        message = rf"^y: got shape \(\d+, 4\), expected \(rows, 1, 2\) or \(rows, {shape}\)"
+        with pytest.raises(ValueError, match=message):
+            net.fit(good_x(), np.zeros((len(good_x()), 4), int), verbose=0)
+
+
+def test_a_softmax_over_other_rows_than_the_output_has_is_refused():
+    layers = [fnn.Dense(10), fnn.Softmax(), fnn.Reshape((2, 5))]
+    net = fnn.Sequential(layers, FEATURES)
+    with pytest.raises(ValueError, match=r"^layer 1 \(Softmax\): its rows of 10 are not"):
+        net.fit(good_x(), np.zeros((len(good_x()), 2), int), verbose=0)
 
 
 # ---- options of fit and the rest -----------------------------------------------------------------

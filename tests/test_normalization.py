@@ -143,13 +143,25 @@ def test_a_step_that_diverges_leaves_the_statistics(eager, backend):
         np.testing.assert_array_equal(array, before[key])
 
 
-def test_a_batch_of_one_row_gives_beta(backend):
-    x, y = rows(1)
-    model = net(fnn.BatchNorm(momentum=1.0, beta_initializer="ones"))
-    model.fit(x, y, optimizer=Still(), verbose=0)
-    np.testing.assert_array_equal(model.layers[0].mean, x[0])
-    np.testing.assert_array_equal(model.layers[0].var, 0)
-    np.testing.assert_array_equal(model.features(x, 0), 1)
+def test_a_last_batch_of_one_row_does_not_count_in_the_running_means(backend):
+    x, y = rows(33)
+    statistics = []
+    for n in (32, 33):
+        model = net(fnn.BatchNorm())
+        model.fit(x[:n], y[:n], optimizer=Still(), batch_size=32, shuffle=False, verbose=0)
+        statistics.append((model.layers[0].mean.copy(), model.layers[0].var.copy()))
+    np.testing.assert_array_equal(*statistics)
+
+
+def test_batches_of_one_row_are_refused(backend):
+    x, y = rows(4)
+    model = net(fnn.BatchNorm())
+    for n, batch_size in ((1, 32), (4, 1)):
+        with pytest.raises(ValueError, match=r"^x: got batches of one row, .* layer 0 \(BatchN"):
+            model.fit(x[:n], y[:n], batch_size=batch_size, verbose=0)
+    images = np.random.default_rng(0).random((4, 3, 3, 2))
+    layers = [fnn.BatchNorm(), fnn.Flatten(), fnn.Dense(2)]
+    fnn.Sequential(layers).fit(images, y, batch_size=1, verbose=0)  # of nine pixels each
 
 
 def test_summary_shows_what_is_not_trained(capsys):

@@ -243,6 +243,55 @@ def test_labels_that_change_meanwhile_do_not_matter(eager, three, backend):
     np.testing.assert_array_equal(*thetas)
 
 
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+@pytest.mark.parametrize("soft", [False, True])
+def test_pixels_have_classes(data_format, soft, backend):
+    """Numbers or probabilities, in either order of axes; also as wide as there are classes."""
+    rng = np.random.default_rng(0)
+    x = rng.random((12, 4, 4, 4), np.float32)
+    p = rng.dirichlet(np.ones(4), (12, 4, 4)) if soft else np.eye(4)[rng.integers(0, 4, (12, 4, 4))]
+    weights = np.arange(12) % 3
+    first = data_format == "channels_first"
+    x_seen, p_seen = (np.moveaxis(a, -1, 1) if first else a for a in (x, p))
+    model = fnn.Sequential([fnn.Conv2D(4, 1)], x_seen.shape[1:], seed=0, data_format=data_format)
+    out = model.predict(x_seen).astype(np.float64)
+    out = np.moveaxis(out, 1, -1) if first else out
+    losses = -(p * (out - np.log(np.exp(out).sum(axis=-1, keepdims=True)))).sum(axis=-1)
+    hits = out.argmax(axis=-1) == p.argmax(axis=-1)
+    np.testing.assert_array_equal(model.predict_classes(x_seen), out.argmax(axis=-1))
+    for y in (p_seen,) if soft else (p_seen, p.argmax(axis=-1)):
+        found = model.evaluate(x_seen, y)
+        assert found["loss"] == pytest.approx(losses.mean(), rel=1e-5)
+        assert found["accuracy"] == pytest.approx(hits.mean())
+        found = model.evaluate(x_seen, y, sample_weight=weights)
+        wanted = (losses * weights[:, None, None])[weights > 0].mean()
+        assert found["loss"] == pytest.approx(wanted, rel=1e-5)
+        assert found["accuracy"] == pytest.approx(hits[weights > 0].mean())
+
+
+@pytest.mark.parametrize(
+    ("last", "loss"), [(fnn.Softmax, "cross_entropy"), (fnn.Sigmoid, "binary_cross_entropy")]
+)
+def test_a_view_may_follow_the_activation_that_a_loss_includes(last, loss, three, backend):
+    x, y = three
+    y = y if loss == "cross_entropy" else np.eye(3)[y]
+    thetas = []
+    for views in ([], [fnn.Reshape((1, 1, 3)), fnn.Flatten(), fnn.Linear()]):
+        model = fnn.Sequential([fnn.Dense(3), last(), *views], seed=0)
+        model.fit(x, y, loss=loss, epochs=3, verbose=0)
+        thetas.append(model.theta)
+    np.testing.assert_array_equal(*thetas)
+
+
+def test_pixels_as_targets_are_scaled_in_validation_as_in_training(backend):
+    x = np.random.default_rng(0).integers(0, 256, (40, 6), dtype=np.uint8)
+    model = fnn.Sequential([fnn.Dense(6, "sigmoid")], seed=0)
+    given = (x / 255).astype(np.float32), x
+    history = model.fit(x, x, loss="mse", validation_data=given, verbose=0)
+    wanted = ((model.predict(x) - x / 255) ** 2).mean()
+    assert history["val_loss"][-1] == pytest.approx(wanted, rel=1e-4)
+
+
 def test_digits_are_learned(digits, backend):
     x, y = digits
     model = fnn.Sequential([fnn.Dense(64, "relu"), fnn.Dense(10)], seed=0)

@@ -24,7 +24,8 @@ class BatchNorm(Layer):
     ``out = (x - mean) / sqrt(var + eps) * gamma + beta`` (Ioffe & Szegedy 2015). In training, mean
     and variance are those of the batch, over samples and pixels. Otherwise they are running means
     of these: after each step ``mean += momentum * (batch's - mean)``, ``var`` likewise with the
-    batch's unbiased variance. All this, with the defaults, is as in PyTorch.
+    batch's unbiased variance. All this, with the defaults, is as in PyTorch, but that a last batch
+    of a single row is allowed: it leaves the running means as they are.
 
     Parameters
     ----------
@@ -126,4 +127,6 @@ class BatchNorm(Layer):
 
     def update(self, k: ModuleType, x: Array, saved: SimpleNamespace) -> None:
         rows = x.size // x.shape[-1]
-        k.batchnorm_update(saved.mean, saved.var, rows, self.momentum, self.mean, self.var)
+        # the last batch may have a single row, and so no variance
+        momentum = self.momentum if rows > 1 else 0.0
+        k.batchnorm_update(saved.mean, saved.var, rows, momentum, self.mean, self.var)
