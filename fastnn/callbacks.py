@@ -322,32 +322,28 @@ class ReduceOnPlateau(_Watch):
         self.factor = check_real("factor", factor, 0, 1, open_low=True, open_high=True)
         self.patience = check_integer("patience", patience, 1)
         self.min_lr = check_real("min_lr", min_lr, 0)
-        self._reduced = (0, 0.0)  # in which epoch, to which rate
+        self._reduced = 0  # in which epoch the rate was
 
     def on_train_begin(self, model: Sequential, history: History) -> None:
         super().on_train_begin(model, history)
         if not history.epochs:
-            self._reduced = (0, 0.0)
-        elif self._reduced[0]:
-            _optimizer(model).lr = self._reduced[1]
+            self._reduced = 0
 
     def on_epoch_end(self, model: Sequential, history: History) -> object:
         optimizer = _optimizer(model)
-        since = max(self.best_epoch, self._reduced[0])
+        since = max(self.best_epoch, self._reduced)
         if not self.improved(model, history) and history.epochs - since >= self.patience:
             lowest = min(self.min_lr, optimizer.lr)
-            lr = max(optimizer.lr * self.factor, lowest) or optimizer.lr
-            self._reduced = (history.epochs, lr)
-            optimizer.lr = lr
+            optimizer.lr = max(optimizer.lr * self.factor, lowest) or optimizer.lr
+            self._reduced = history.epochs
         return None
 
     def state_dict(self) -> dict[str, Any]:
-        epoch, lr = self._reduced
-        return super().state_dict() | {"reduced_epoch": epoch, "lr": lr}
+        return super().state_dict() | {"reduced_epoch": self._reduced}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        self._reduced = (state["reduced_epoch"], state["lr"])
+        self._reduced = state["reduced_epoch"]
 
 
 class ModelCheckpoint(_Watch):

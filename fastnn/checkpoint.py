@@ -186,7 +186,7 @@ class Checkpoint:
 
         state = self.optimizer.state(self.model)
         own = {name: getattr(state, name) for name in ("step", "epoch", "stream")}
-        own["lr"] = self.optimizer.lr
+        own["lr"] = check_real("lr", self.optimizer.lr, 0, open_low=True)
         parts: dict[str, dict[str, Any]] = {
             "optimizer": {**own, **state.buffers},
             "history": self.history.state_dict(),

@@ -240,7 +240,7 @@ def test_reduce_on_plateau(backend):
     assert rates_of(delta, [5, 4.5, 3, 2.5, 1]) == [1, 1, 0.5, 0.5, 0.25]
 
 
-def test_a_reduced_rate_is_taken_up(blobs):
+def test_a_reduction_is_taken_up():
     first = fnn.ReduceOnPlateau("m", factor=0.5, patience=1)
     rates_of(first, [1, 1, 1, 2, 2])
     second = fnn.ReduceOnPlateau("m", factor=0.5, patience=1)
@@ -250,10 +250,10 @@ def test_a_reduced_rate_is_taken_up(blobs):
         history.add_epoch({"m": value}, samples=1, seconds=1.0)
     model.optimizer = fnn.SGD(1.0)
     second.on_train_begin(model, history)
-    assert model.optimizer.lr == 0.0625
+    assert model.optimizer.lr == 1  # the checkpoint's, which others may have set since
     history.add_epoch({"m": 3}, samples=1, seconds=1.0)
     second.on_epoch_end(model, history)
-    assert model.optimizer.lr == 0.03125
+    assert model.optimizer.lr == 0.5
 
 
 def test_learning_rate_scheduler(backend):

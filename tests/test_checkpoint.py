@@ -74,7 +74,7 @@ def train(name, path=None, epochs=EPOCHS, seed=3, patience=8, callbacks=(), **op
 def everything(model):
     """All bits that a run leaves: weights, optimizer, history."""
     state = model.optimizer.state(model)
-    numbers = [state.step, state.epoch, model.optimizer.lr, model.history.iterations]
+    numbers = [state.step, state.epoch, float(model.optimizer.lr), model.history.iterations]
     arrays = {**model.state_dict(), **state.buffers, **model.history.state_dict()}
     shown = {n: (a.dtype, a.tobytes()) for n, a in arrays.items() if not n.startswith("s")}
     return repr(numbers), shown
@@ -161,6 +161,22 @@ def test_a_new_rate_and_a_users_state_come_back(tmp_path):
     assert count.state["a"].tolist() == [0, 1, 2] and count.state["t"] is None
     got = train("mlp", tmp_path / "run", epochs=5, callbacks=[count])
     assert everything(got) == want
+
+
+def test_a_rate_that_several_callbacks_set_comes_back(tmp_path):
+    def raised(model, history):
+        if history.epochs == 3:
+            model.optimizer.lr = np.float64(0.2)
+
+    def fit(epochs, path=None):
+        halving = fnn.ReduceOnPlateau("loss", factor=0.5, patience=1, min_delta=100.0)
+        options = {"optimizer": fnn.SGD(0.05), "callbacks": [halving, raised]}
+        return train("mlp", path, epochs, **options)
+
+    want = fit(6)
+    for epochs in (3, 4, 6):
+        got = fit(epochs, tmp_path / "run")
+    assert want.optimizer.lr == 0.025 and everything(got) == everything(want)
 
 
 @pytest.mark.parametrize(
