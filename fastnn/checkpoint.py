@@ -5,6 +5,7 @@ Leaves the bytes to ``files``, the model's part to ``saving``, and when to save 
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -64,6 +65,7 @@ class Checkpoint:
         self.history, self.callbacks = history, callbacks
         self.over = False
         self._settings: dict[str, str] = {}
+        self._lr = 0.0  # with which the run began
         self._next = 0.0
 
     def restore(self, data: Data, held: Data | None, options: Mapping[str, object]) -> None:
@@ -86,10 +88,11 @@ class Checkpoint:
         self._settings = {
             "data": _shown(data),
             "validation_data": _shown(held),
-            "optimizer": _shown(self.optimizer),
             "callbacks": _shown([type(one).__name__ for one in self.callbacks]),
+            **{f"callbacks[{i}]": _made(one) for i, one in enumerate(self.callbacks)},
             **{name: _shown(value) for name, value in options.items()},
         }
+        self._began(self.optimizer.lr)
         try:
             file = TensorFile(self.path)
         except FileNotFoundError:
@@ -97,7 +100,14 @@ class Checkpoint:
         with file:
             try:
                 found = parse(file.model)
+                if "training" not in found:
+                    raise FileFormatError(
+                        f"{self.path}: no checkpoint of a training that can go on, but a model, as "
+                        "model.save writes it; give another path"
+                    )
                 training = found.pop("training")
+                if "lr" in training and training["parts"]["optimizer"]["lr"] == self.optimizer.lr:
+                    self._began(training["lr"])  # a callback has set the rate of this very object
                 self._compare(found, training["settings"])
                 arrays = {name: np.empty(e.shape, e.dtype) for name, e in file.entries.items()}
                 file.read(arrays)
@@ -112,6 +122,12 @@ class Checkpoint:
                     f"{self.path}: no checkpoint of a training that can go on ({what:.300})"
                 ) from error
 
+    def _began(self, lr: object) -> None:
+        """Note the rate with which the run began, and the optimizer as it was."""
+        optimizer = copy.copy(self.optimizer)
+        optimizer.lr = self._lr = check_real("lr", lr, 0, open_low=True)
+        self._settings["optimizer"] = _shown(optimizer)
+
     def _compare(self, found: dict[str, Any], settings: dict[str, str]) -> None:
         """Check that the file is of this run."""
         mine = self._described()
@@ -120,7 +136,8 @@ class Checkpoint:
         for theirs, ours in ((found, mine), (settings, self._settings)):
             for name in ours:
                 was, now = theirs.get(name), ours[name]
-                if was != now:
+                older = was is None and name.startswith("callbacks[")  # did not note options
+                if was != now and not older:
                     difference = "" if isinstance(now, (list, dict)) else f": {was}, here {now}"
                     raise _OtherRunError(
                         f"checkpoint: the run in {self.path} has other {name}{difference}; give "
@@ -204,7 +221,7 @@ class Checkpoint:
                     arrays[f"{TRAINING}{part}/{name}"] = np.asarray(value)
                 else:
                     scalars[part][name] = value
-        training = {"settings": self._settings, "over": over, "parts": scalars}
+        training = {"settings": self._settings, "lr": self._lr, "over": over, "parts": scalars}
         found = {**self._described(), "streams": self.model._streams, "training": training}
         write(self.path, arrays, json.dumps(found))
         ended = time.perf_counter()
@@ -213,6 +230,14 @@ class Checkpoint:
 
 class _OtherRunError(Exception):
     """The file is intact, but of another run."""
+
+
+def _made(callback: Callback) -> str:
+    """Return what a callback of fastnn's was made with: its options, but no path or function."""
+    kind = type(callback)
+    options = callback.config() if kind.__module__ == Callback.__module__ else {}
+    kept = {n: value for n, value in options.items() if n != "path" and not callable(value)}
+    return f"{kind.__name__}({', '.join(f'{n}={value!r}' for n, value in kept.items())})"
 
 
 def _shown(value: object) -> str:

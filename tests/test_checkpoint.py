@@ -15,7 +15,7 @@ import pytest
 from test_files import FUZZ, MIB, mutated
 
 import fastnn as fnn
-from fastnn import checkpoint
+from fastnn import checkpoint, files
 
 RESUMES = int(os.environ.get("FASTNN_RESUMES", "8"))
 EPOCHS = 24
@@ -179,6 +179,49 @@ def test_a_rate_that_several_callbacks_set_comes_back(tmp_path):
     assert want.optimizer.lr == 0.025 and everything(got) == everything(want)
 
 
+def test_the_same_optimizer_goes_on_after_a_callback_set_its_rate(tmp_path):
+    def slower(model, history):
+        model.optimizer.lr /= 1.5
+
+    def fit(epochs, optimizer, path=tmp_path / "run"):
+        return train("mlp", path, epochs, optimizer=optimizer, callbacks=[slower])
+
+    want, same = everything(fit(6, fnn.SGD(0.05), None)), fnn.SGD(0.05)
+    for epochs in (1, 2, 4):
+        fit(epochs, same)
+    with pytest.raises(ValueError, match=r"other optimizer: SGD\(lr=0.05\), here SGD\(lr=0.06\)"):
+        fit(6, fnn.SGD(0.06))
+    assert everything(fit(6, fnn.SGD(0.05))) == want  # as the run began
+
+
+def test_options_of_callbacks_are_compared_but_not_paths_and_functions(tmp_path):
+    def fit(epochs, name, monitor="loss", rate=0.1):
+        callbacks = [
+            fnn.ModelCheckpoint(tmp_path / name, monitor, save_best_only=True),
+            fnn.LearningRateScheduler(lambda epoch: rate),
+        ]
+        return train("mlp", tmp_path / "run", epochs, callbacks=callbacks)
+
+    fit(1, "a")
+    with pytest.raises(ValueError, match=r"other callbacks\[2\]: .*monitor='loss', .*'accuracy', "):
+        fit(2, "a", "accuracy")
+    assert fit(2, "b", rate=0.2).history.epochs == 2 and (tmp_path / "b").exists()
+
+
+def test_a_checkpoint_of_before_callbacks_were_noted_goes_on(tmp_path, monkeypatch):
+    want = everything(train("mlp", epochs=2))
+
+    def older(path, arrays, model):
+        found = json.loads(model)
+        del found["training"]["lr"], found["training"]["settings"]["callbacks[0]"]
+        files.write(path, arrays, json.dumps(found))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write", older)
+        train("mlp", tmp_path / "run", epochs=1)
+    assert everything(train("mlp", tmp_path / "run", epochs=2)) == want
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -191,7 +234,8 @@ def test_a_rate_that_several_callbacks_set_comes_back(tmp_path):
         ({"loss": fnn.CrossEntropy(penalty="l2")}, "other loss"),
         ({"class_weight": {0: 2.0}}, "other data"),
         ({"validation_every": None}, "other validation_every"),
-        ({"callbacks": [lambda model, history: None]}, "other callbacks"),
+        ({"callbacks": [lambda model, history: None]}, "other callbacks: .*_Function"),
+        ({"patience": 50}, r"other callbacks\[0\]: Early.*patience=8, .*here Early.*patience=50, "),
     ],
     ids=lambda value: str(value)[:30],
 )
@@ -208,7 +252,7 @@ def test_a_checkpoint_of_another_run_is_refused(options, message, tmp_path):
 def test_files_that_are_no_checkpoints(tmp_path):
     path = tmp_path / "run"
     train("mlp", epochs=1).save(path)
-    with pytest.raises(fnn.FileFormatError, match="no checkpoint of a training"):
+    with pytest.raises(fnn.FileFormatError, match=r"no checkpoint .* as model.save writes it"):
         train("mlp", path)
     train("mlp", tmp_path / "good", epochs=1)
     content = (tmp_path / "good").read_bytes()
