@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastnn.checks import Array, check_finite, check_integer, check_real, to_array, to_names
+from fastnn.checks import (
+    PIXEL_SCALE,
+    Array,
+    check_finite,
+    check_integer,
+    check_real,
+    to_array,
+    to_names,
+)
+from fastnn.formats import check_format
 from fastnn.history import History
 from fastnn.metrics import label_pair
 
@@ -208,6 +217,7 @@ def predictions(
     names: Sequence[str] | None = None,
     columns: int = 5,
     *,
+    data_format: str = "channels_last",
     figure: Figure | None = None,
 ) -> Figure:
     """Draw images with their predicted and, in parentheses, true classes; mistakes are framed.
@@ -222,6 +232,8 @@ def predictions(
         Of all classes, in order; their numbers by default.
     columns : int
         Images in a row.
+    data_format : {"channels_last", "channels_first"}
+        As of the model; the latter takes (N, 1, H, W) and (N, 3, H, W).
     figure : matplotlib Figure or SubFigure, optional
         To draw into; a new one by default.
 
@@ -238,7 +250,7 @@ def predictions(
         If ``images`` are no numbers, labels or ``columns`` no integers, ``names`` no strings.
     ValueError
         If shapes or lengths do not fit, there are no images or too many, a value is NaN or
-        infinite, or a label is negative or has no name.
+        infinite, a label is negative or has no name, or ``data_format`` is neither.
 
     Examples
     --------
@@ -248,7 +260,7 @@ def predictions(
     '1 (7)'
     """
     columns = check_integer("columns", columns, 1)
-    pictures = _pictures("images", images)
+    pictures = _pictures("images", images, data_format)
     shown = None if names is None else to_names(names)
     true, predicted, classes = label_pair(y, y_pred, None if shown is None else len(shown))
     if len(true) != len(pictures):
@@ -323,7 +335,13 @@ def filters(w: ArrayLike, columns: int = 8, *, figure: Figure | None = None) -> 
     return figure
 
 
-def feature_maps(maps: ArrayLike, columns: int = 8, *, figure: Figure | None = None) -> Figure:
+def feature_maps(
+    maps: ArrayLike,
+    columns: int = 8,
+    *,
+    data_format: str = "channels_last",
+    figure: Figure | None = None,
+) -> Figure:
     """Draw the channels of a layer's output for one image, all on one scale.
 
     Parameters
@@ -332,6 +350,8 @@ def feature_maps(maps: ArrayLike, columns: int = 8, *, figure: Figure | None = N
         As ``model.features(x[:1], layer)`` returns; at most 400 channels.
     columns : int
         Channels in a row.
+    data_format : {"channels_last", "channels_first"}
+        As of the model; the latter takes (C, H, W) or (1, C, H, W).
     figure : matplotlib Figure or SubFigure, optional
         To draw into; a new one by default.
 
@@ -347,7 +367,8 @@ def feature_maps(maps: ArrayLike, columns: int = 8, *, figure: Figure | None = N
     TypeError
         If ``maps`` holds no numbers or ``columns`` is no integer.
     ValueError
-        If the shape is another, there are too many channels, or a value is NaN or infinite.
+        If the shape is another, there are too many channels, a value is NaN or infinite, or
+        ``data_format`` is neither.
 
     Examples
     --------
@@ -359,11 +380,16 @@ def feature_maps(maps: ArrayLike, columns: int = 8, *, figure: Figure | None = N
     '4 feature maps, 26×26'
     """
     array = to_array("maps", maps)
+    first = check_format("data_format", data_format) == "channels_first"
     if array.ndim == 4 and len(array) == 1:
         array = array[0]
-    if array.ndim != 3:
-        raise ValueError(f"maps: got shape {array.shape}, expected (H, W, C) or (1, H, W, C)")
-    pictures = _pictures("maps", array.transpose(2, 0, 1))
+    if array.ndim != 3 or not array.size:
+        axes = "C, H, W" if first else "H, W, C"
+        raise ValueError(
+            f"maps: got shape {array.shape}, expected ({axes}) or (1, {axes}) for "
+            f"data_format={data_format!r}"
+        )
+    pictures = _pictures("maps", array if first else array.transpose(2, 0, 1))
     figure, _ = _tiles(pictures, columns, figure, scale="output", cmap="viridis")
     count, height, width = pictures.shape
     figure.suptitle(f"{count} feature maps, {height}×{width}", fontsize="medium")
@@ -375,6 +401,7 @@ def reconstructions(
     outputs: ArrayLike | Mapping[str, ArrayLike],
     columns: int = 10,
     *,
+    data_format: str = "channels_last",
     figure: Figure | None = None,
 ) -> Figure:
     """Draw images over what a model made of them, on the scale of the images.
@@ -384,9 +411,12 @@ def reconstructions(
     images : (N, H, W), (N, H, W, 1), (N, H, W, 3) or (N, H·H) array_like
         Of which the first ``columns`` are drawn.
     outputs : array_like as images, or {label: array_like}
-        The latter draws a row for each label: ``{"noisy": …, "output": …}``.
+        The latter draws a row for each label: ``{"noisy": …, "output": …}``. Here as in images,
+        uint8 counts as scaled by 1/255.
     columns : int
         At most so many images.
+    data_format : {"channels_last", "channels_first"}
+        As of the model; the latter takes (N, 1, H, W) and (N, 3, H, W).
     figure : matplotlib Figure or SubFigure, optional
         To draw into; a new one by default.
 
@@ -402,7 +432,8 @@ def reconstructions(
     TypeError
         If images or outputs are no numbers, or ``columns`` is no integer.
     ValueError
-        If shapes differ or fit no images, there are none, or a value is NaN or infinite.
+        If shapes differ or fit no images, there are none, a value is NaN or infinite, or
+        ``data_format`` is neither.
 
     Examples
     --------
@@ -414,10 +445,10 @@ def reconstructions(
     """
     columns = check_integer("columns", columns, 1, _MAX_TILES)
     rows = outputs if isinstance(outputs, Mapping) else {"output": outputs}
-    pictures = [_pictures("images", images, columns)]
+    pictures = [_pictures("images", images, data_format, columns)]
     for label, row in rows.items():
         name = f"outputs[{label!r}]" if rows is outputs else "outputs"
-        pictures.append(_pictures(name, row, columns))
+        pictures.append(_pictures(name, row, data_format, columns))
         if pictures[-1].shape != pictures[0].shape:
             raise ValueError(
                 f"{name}: got shape {np.shape(row)}, expected that of images, {np.shape(images)}"
@@ -515,9 +546,14 @@ def _axes(ax: Axes | None, width: float, height: float) -> Axes:
     return ax
 
 
-def _pictures(name: str, value: ArrayLike, most: int | None = None) -> Array:
+def _pictures(
+    name: str, value: ArrayLike, data_format: str = "channels_last", most: int | None = None
+) -> Array:
     """Return images as (N, H, W) or (N, H, W, 3), the first ``most`` or all of them."""
     array = to_array(name, value)
+    first = check_format("data_format", data_format) == "channels_first"
+    if first and array.ndim == 4:
+        array = array.transpose(0, 2, 3, 1)
     side = int(np.sqrt(array.shape[1])) if array.ndim == 2 else 0
     if array.ndim == 2 and side * side == array.shape[1]:
         array = array.reshape(-1, side, side)
@@ -525,11 +561,13 @@ def _pictures(name: str, value: ArrayLike, most: int | None = None) -> Array:
         array = array[..., 0]
     color = array.ndim == 4 and array.shape[3] == 3
     if not array.size or not (array.ndim == 3 or color):
+        channels = "(N, 1, H, W), (N, 3, H, W)" if first else "(N, H, W, 1), (N, H, W, 3)"
         raise ValueError(
-            f"{name}: got shape {np.shape(value)}, expected (N, H, W), (N, H, W, 1), (N, H, W, 3), "
-            "or (N, H·H), not empty"
+            f"{name}: got shape {np.shape(value)}, expected (N, H, W), {channels}, or (N, H·H), "
+            f"not empty, for data_format={data_format!r}"
         )
-    array = array[:most].astype(np.float64, order="C")
+    scale = PIXEL_SCALE if array.dtype == np.uint8 else 1.0  # as the model sees them
+    array = scale * array[:most].astype(np.float64, order="C")
     if len(array) > _MAX_TILES:
         raise ValueError(
             f"{name}: got {len(array)} images, expected at most {_MAX_TILES}: slice it"

@@ -227,7 +227,7 @@ def test_colours():
     figure = plots.predictions(x, [0, 1], [0, 1])
     scaled = (x - x.min()) / np.ptp(x)
     np.testing.assert_allclose(pixels(figure), scaled, atol=1e-12)
-    dark = plots.reconstructions(x, x / 2)
+    dark = plots.reconstructions(x, x / 510)
     assert np.max(pixels(dark)[2:]) <= 0.5
 
 
@@ -263,6 +263,28 @@ def test_reconstructions():
     assert [axes.get_ylabel() for axes in figure.axes[::7]] == ["input", "noisy", "output"]
     assert {axes.images[0].get_clim() for axes in figure.axes} == {(X[:7].min(), X[:7].max())}
     assert len(plots.reconstructions(X[:3], X[:3], columns=7).axes) == 6
+
+
+def test_uint8_images_are_drawn_as_the_model_sees_them():
+    x = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
+    before, after = pixels(plots.reconstructions(x, x / 255))
+    np.testing.assert_allclose(before, after, rtol=1e-6)
+    assert after.max() == 1
+
+
+def test_channels_first():
+    first = {"data_format": "channels_first"}
+    for channels in (1, 3):
+        x = np.random.default_rng(0).random((4, 5, 6, channels))
+        turned = x.transpose(0, 3, 1, 2)
+        for last, got in (
+            (plots.predictions(x, Y[:4], Y[:4]), plots.predictions(turned, Y[:4], Y[:4], **first)),
+            (plots.reconstructions(x, x / 2), plots.reconstructions(turned, turned / 2, **first)),
+            (plots.feature_maps(x[:1]), plots.feature_maps(turned[:1], **first)),
+            (plots.feature_maps(x[0]), plots.feature_maps(turned[0], **first)),
+        ):
+            np.testing.assert_array_equal(pixels(got), pixels(last))
+            assert got.get_suptitle() == last.get_suptitle()
 
 
 def test_constant_images():
@@ -353,6 +375,23 @@ SPOILED = np.where(X == X[3, 2, 1], NAN, X)
         (lambda: plots.reconstructions(X, X[:5]), ValueError, "outputs: got shape .* that of imag"),
         (lambda: plots.reconstructions(X, {"a": None}), TypeError, r"outputs\['a'\]: "),
         (lambda: plots.reconstructions(X, X, columns=0), ValueError, "columns: got 0"),
+        (lambda: plots.feature_maps(X, data_format="x"), ValueError, "data_format: got 'x', exp"),
+        (lambda: plots.predictions(X, Y, Y, data_format=1), ValueError, "data_format: got 1, exp"),
+        (
+            lambda: plots.feature_maps(X[0], data_format="channels_first"),
+            ValueError,
+            r"expected \(C, H, W\) or \(1, C, H, W\) for data_format='channels_first'",
+        ),
+        (
+            lambda: plots.predictions(X[:, None, :3], Y, Y),
+            ValueError,
+            r"expected .*\(N, H, W, 3\), .* for data_format='channels_last'",
+        ),
+        (
+            lambda: plots.reconstructions(X[..., None], X, data_format="channels_first"),
+            ValueError,
+            r"images: .* \(N, 3, H, W\), .* for data_format='channels_first'",
+        ),
         (lambda: plots.bars([1, 2]), TypeError, r"values: got \[1, 2\], expected"),
         (lambda: plots.bars({}), ValueError, "values: got none"),
         (lambda: plots.bars({"a": {}}), ValueError, "values: got none"),
