@@ -53,6 +53,14 @@ def test_standardize_without_variance():
     assert datasets.Standardize(None).fit([[5.0]]).transform([[6.0]]) == 1
 
 
+def test_standardize_takes_rounding_for_no_variance():
+    x = np.array([[0.3, 3e8], [0.1 + 0.2, 3e8], [0.3, 3e8 + 1e-4]])
+    scale = datasets.Standardize().fit(x)
+    assert scale.std[0] == 1 and scale.std[1] < 1
+    assert abs(scale.transform(x)[:, 0]).max() < 1e-15
+    assert datasets.Standardize([0, 1]).fit(x).axis == (0, 1)
+
+
 def test_standardize_does_not_cancel():
     x = np.random.default_rng(0).normal([1e9, -1e9], 1, (50000, 2))
     x[0] = [-1e9, 1e9]  # the row that deviations are taken from first
@@ -91,7 +99,8 @@ def test_standardize_memory():
         (0.0, TypeError),
         ("0", TypeError),
         (True, TypeError),
-        ([0, 1], TypeError),
+        ([0, 1.0], TypeError),
+        ([1], ValueError),
         ((0, 1.0), TypeError),
     ],
 )

@@ -13,17 +13,18 @@ from fastnn.checks import PIXEL_SCALE, Array, check_integer, to_array
 __all__ = ["Standardize"]
 
 _BLOCK = 1 << 16  # values
+_ROUNDING = 10 * np.finfo(np.float64).eps  # deviation, as a share of the mean, of equal values
 
 
 class Standardize:
     """Shift and scale data to mean 0 and standard deviation 1, as learned from a training set.
 
     uint8 data are images, so they count as scaled by 1/255, as everywhere in fastnn. Statistics
-    are taken in float64. A feature that never varies is shifted but not scaled.
+    are taken in float64. A feature that varies by no more than rounding is shifted but not scaled.
 
     Parameters
     ----------
-    axis : int, tuple of int or None
+    axis : int, tuple or list of int, or None
         The axes over which one mean and one deviation are taken. 0, the rows: each feature has
         its own. None: one for everything. (0, 1, 2): one per channel of images (N, H, W, C).
 
@@ -36,7 +37,7 @@ class Standardize:
     Raises
     ------
     TypeError, ValueError
-        If `axis` is not None, 0 or a tuple of distinct axes that includes 0.
+        If `axis` is not None, 0 or a tuple or list of distinct axes that includes 0.
 
     Examples
     --------
@@ -49,8 +50,9 @@ class Standardize:
     array([[0., 1.]], dtype=float32)
     """
 
-    def __init__(self, axis: int | tuple[int, ...] | None = 0) -> None:
+    def __init__(self, axis: int | tuple[int, ...] | list[int] | None = 0) -> None:
         if axis is not None:
+            axis = tuple(axis) if isinstance(axis, list) else axis
             axes = axis if isinstance(axis, tuple) else (axis,)
             axes = tuple(check_integer("axis", a, 0) for a in axes)
             if 0 not in axes or len(set(axes)) != len(axes):
@@ -113,7 +115,7 @@ class Standardize:
             mean, std = origin + centre, np.sqrt(square / count)
         if not (np.isfinite(mean).all() and np.isfinite(std).all()):
             raise ValueError(_not_finite(x))
-        std[std == 0] = 1
+        std[std <= _ROUNDING * np.abs(mean)] = 1
         shape = () if self.axis is None else mean.shape[1:]
         self.mean, self.std = mean.reshape(shape), std.reshape(shape)
         return self
