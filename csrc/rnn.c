@@ -11,6 +11,7 @@
 enum {
     SPACE = FNN_WORKSPACE / 4,
     KC = 256, /* rows of a packed panel that are taken at a time: with those of a they stay in L1 */
+    PACKED = 24 * PANEL, /* columns: for so many x and the states are packed, for fewer the tiles read them too few times */
     MC = 480, /* rows of the weights' gradients that are taken at a time: what they are made of stays in L2 */
 };
 
@@ -352,7 +353,9 @@ typedef struct { float *dwx, *dwh, *db, *dbh; } sums;
 /* dwx = x.T @ dz, dwh = hs.T @ dzh, db and dbh the sums of dz and dzh, over all times of sequences [n0, n1) at once;
  * of a block of dwx and below it dwh */
 static void sum_sequences(const fnn_recurrent_backward_w_args *a, int64_t n0, int64_t n1, block s, sums to, fnn_part part) {
-    const bool pack = s.n1 - s.n0 >= 24 * PANEL; /* else the tiles read it too few times */
+    const bool pack = s.n1 - s.n0 >= PACKED;
+    /* with the zeros a sum may be 0 instead of -0: which are taken must not depend on the columns of a share */
+    const bool all = a->h0 || a->width >= PACKED;
     float *const b = fnn_workspace(), *const space = b + KC * PANEL;
     stretch now;
     for (int64_t m = s.m0; m < s.m1 && s.n0 < s.n1; m += MC) {
@@ -362,7 +365,7 @@ static void sum_sequences(const fnn_recurrent_backward_w_args *a, int64_t n0, in
         float *const xs_packed = pack ? space : NULL, *const hs_packed = pack ? space + xs.groups * MR * KC : NULL;
         for (int64_t pos = first; pos < n1 * a->t; pos += now.k) {
             if (fnn_interrupted(part)) return;
-            find_stretch(a, pos, n1 * a->t, pack || a->h0, &now);
+            find_stretch(a, pos, n1 * a->t, all, &now);
             const run x_rows = {pos * a->i, 0, now.k};
             const finish finish = pos > first ? ADD : STORE;
             if (pack) pack_groups(&xs, &x_rows, 1, now.k, xs_packed), pack_groups(&hs, now.hs, now.n, now.k, hs_packed);
