@@ -556,9 +556,10 @@ def test_a_signal_handler_may_compute_during_a_step(compiled):
     def handler(*_):
         calls.append(np.empty_like(small))
         compiled.gemm_nn(small, small, calls[-1])
+        signal.setitimer(signal.ITIMER_REAL, 0.001)  # the next one, not before this one's end
 
     previous = signal.signal(signal.SIGALRM, handler)
-    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+    signal.setitimer(signal.ITIMER_REAL, 0.001)
     try:
         for _ in range(1000):
             compiled.gemm_nn(a, b, out)
