@@ -204,7 +204,7 @@ class ElementwiseLoss(Loss):
     """A mean over all elements of a function of output and target, which have the same shape.
 
     uint8 targets are pixels, scaled to [0, 1], where the inputs are and have as many elements (an
-    autoencoder); elsewhere they are numbers.
+    autoencoder), and in validation data if they are in the training data; else they are numbers.
     """
 
     records = True
@@ -250,7 +250,8 @@ class MeanSquaredError(ElementwiseLoss):
     """Mean over all elements of the squared difference.
 
     Targets have the output's shape. uint8 targets are pixels, scaled to [0, 1], where the inputs
-    are and have as many elements (an autoencoder); elsewhere they are numbers.
+    are and have as many elements (an autoencoder), and in validation data if they are in the
+    training data; else they are numbers.
 
     Parameters
     ----------
