@@ -560,13 +560,13 @@ class Sequential:
         class_weight: Mapping[int, float] | None = None,
         lengths: ArrayLike | None = None,
         lengths_name: str = "lengths",
-        pixels: bool | None = None,
+        pixels: bool = False,
     ) -> Data:
-        """Convert and check samples and targets, once; ``pixels`` says what uint8 targets are."""
+        """Convert and check samples and targets, once; ``pixels``: uint8 targets are such."""
         rows, x_scale = self._rows(x_name, x)
         assert self.input_shape is not None and self.output_shape is not None
-        if pixels is None:
-            pixels = rows.dtype == np.uint8 and math.prod(self.output_shape) == rows.shape[1]
+        if rows.dtype == np.uint8 and math.prod(self.output_shape) == rows.shape[1]:
+            pixels = True
         seen_as = self.output_shape
         if loss.by_rows:
             y, seen_as = self._by_rows(y_name, y)

@@ -283,11 +283,14 @@ def test_a_view_may_follow_the_activation_that_a_loss_includes(last, loss, three
     np.testing.assert_array_equal(*thetas)
 
 
-def test_pixels_as_targets_are_scaled_in_validation_as_in_training(backend):
+@pytest.mark.parametrize("floats", ["neither", "training", "inputs of validation"])
+def test_pixels_as_targets_are_scaled_in_validation_as_in_training(floats, backend):
     x = np.random.default_rng(0).integers(0, 256, (40, 6), dtype=np.uint8)
+    scaled = (x / 255).astype(np.float32)
     model = fnn.Sequential([fnn.Dense(6, "sigmoid")], seed=0)
-    given = (x / 255).astype(np.float32), x
-    history = model.fit(x, x, loss="mse", validation_data=given, verbose=0)
+    train = scaled if floats == "training" else x
+    given = (scaled if floats == "inputs of validation" else x), x
+    history = model.fit(train, train, loss="mse", validation_data=given, verbose=0)
     wanted = ((model.predict(x) - x / 255) ** 2).mean()
     assert history["val_loss"][-1] == pytest.approx(wanted, rel=1e-4)
 
