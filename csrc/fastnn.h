@@ -220,7 +220,7 @@ typedef struct {
 /* out (C) = sum over rows of x (N, C), each `stride` floats after the other */
 typedef struct { const float *x; int64_t stride; float *out; int64_t n, c; } fnn_sum_rows_args;
 
-/* Recurrent layers; lengths, h0 (NULL: zeros, of unknown gradient), c0, bh, gates, cs, extra, dzh, dc and dx where the
+/* Recurrent layers; lengths, h0 (NULL: zeros, whose gradient nobody wants), c0, bh, gates, cs, extra, dzh, dc and dx where the
  * cell has them or they are wanted, else NULL; see csrc/rnn.c. */
 typedef enum { FNN_RNN_TANH, FNN_RNN_RELU, FNN_LSTM, FNN_GRU } fnn_cell;
 typedef struct {

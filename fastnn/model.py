@@ -607,6 +607,10 @@ class Sequential:
             )
         return array, shape
 
+    def _last(self) -> Layer | None:
+        """Return the last layer that computes something."""
+        return next((layer for layer in reversed(self.layers) if not layer.view), None)
+
     def included(self, loss: Loss) -> Layer | None:
         """Return the model's last activation if the loss computes it itself.
 
@@ -615,8 +619,8 @@ class Sequential:
         ValueError
             If there is a softmax over other rows than those of the output.
         """
-        layer = next((layer for layer in reversed(self.layers) if not layer.view), None)
-        if layer is None or loss.includes is None or not isinstance(layer, loss.includes):
+        layer = self._last()
+        if loss.includes is None or not isinstance(layer, loss.includes):
             return None
         if loss.by_rows and any(
             one.output_shape[-1] != layer.output_shape[-1] for one in self.layers[layer.index :]
@@ -842,8 +846,7 @@ class Sequential:
         if out.shape[-1] > 1:
             classes: Array = out.argmax(axis=-1)
             return classes
-        last = next((layer for layer in reversed(self.layers) if not layer.view), None)
-        probability = isinstance(last, Sigmoid)
+        probability = isinstance(self._last(), Sigmoid)
         if not probability and self._loss.includes is not Sigmoid:
             raise ValueError(
                 "predict_classes: the model has a single output, which is no probability; let it "

@@ -201,7 +201,9 @@ def test_profiling_goes_through_all_data_however_long_a_step_is(compiled):
 
 
 def test_profiling_of_nothing(compiled):
-    assert compiled.Plan().profile(3) == 0
+    empty = compiled.Plan()
+    assert empty.profile(3) == 0
+    assert not empty.stopped
     trainer = make_trainer([fnn.Dense(5)])
     assert trainer.plan.profile(0) == 0
     assert trainer.clock.tolist() == [0, 0, 0]

@@ -291,9 +291,11 @@ cdef class Plan:
         cdef int64_t done = 0, row = 0, batch = 0
         cdef int64_t *clock = self.clock()
         self.check_idle()
+        if self.c.n == 0:
+            return 0
         if clock != NULL:
             row, batch = clock[FNN_ROW], clock[FNN_BATCH]
-        self.stopped, self.ended = self.c.n == 0, True
+        self.stopped, self.ended = False, True
         try:
             while done < steps and not self.stopped:
                 if clock != NULL and self.ended:
