@@ -22,8 +22,8 @@ if X86:
     INSTRUCTION_SETS["avx512"] = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"]
 
 # compiled once per instruction set; the other files of csrc/ once in all
-KERNELS = ["tile", "gemm", "batchnorm", "conv2d", "elementwise", "embedding", "loss", "norms"]
-KERNELS += ["optimizer", "pool2d", "rnn", "step", "table"]
+KERNELS = ["tile", "gemm", "batchnorm", "conv2d", "delayed", "elementwise", "embedding", "loss"]
+KERNELS += ["norms", "optimizer", "pool2d", "rnn", "step", "table"]
 SHARED = ["threads", "plan", "dispatch"]
 MODULES = ["plan", "fusion", "batchnorm", "conv2d", "dense", "elementwise", "embedding", "loss"]
 MODULES += ["norms", "optimizer", "pool2d", "rnn", "step"]

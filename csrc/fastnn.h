@@ -84,6 +84,7 @@ enum { FNN_OK, FNN_STOP, FNN_PAST_END };
     X(gather_labels)                                                                               \
     X(log_step)                                                                                    \
     X(advance)                                                                                     \
+    X(delayed)                                                                                     \
     X(sgd_update)                                                                                  \
     X(rmsprop_update)                                                                              \
     X(adam_update)
@@ -119,7 +120,7 @@ static inline int64_t fnn_blocks(int64_t k) { return (k + fnn_block_terms(k) - 1
  * batchwise: what most rows have in a column of x may be subtracted there and summed once for all. A row of out
  * then depends, within rounding, on the rows that it came with, and a product's precision on the largest
  * number of each column. */
-typedef struct fnn_dense_forward_args {
+typedef struct {
     const float *x, *w, *b;
     float *out;
     int64_t n, i, o;
@@ -144,9 +145,7 @@ typedef struct {
 
 /* dw (I, O) = x.T (I, N) @ dout (N, O); db (O) = dout.sum(0), or NULL.
  * Fused with plain SGD: w -= lr * dw, b -= lr * db instead, lr read from the table at clock; and with
- * the gradient of a penalty: w -= lr * (dw + l1 * sign(w) + 2 * l2 * w).  batchwise: as in dense_forward.
- * Joined with the next step, of a single sample: if the epoch has one more, it is gathered in x, and goes through
- * `forward`, too. */
+ * the gradient of a penalty: w -= lr * (dw + l1 * sign(w) + 2 * l2 * w).  batchwise: as in dense_forward. */
 typedef struct {
     const float *dout, *x;
     float *dw, *db;
@@ -157,10 +156,6 @@ typedef struct {
     float *w, *b;
     float l1, l2;
     bool batchwise;
-    const struct fnn_gather_rows_args *gather; /* NULL: not joined */
-    const struct fnn_dense_forward_args *forward;
-    float *parts; /* scratch (fnn_blocks(I), O), and a counter that is 0 */
-    int *arrived;
 } fnn_dense_backward_w_args;
 
 /* A convolution of x (N, H, W, C) with w (KH, KW, C, K) to out (N, OH, OW, K); its stride, its padding at
@@ -396,7 +391,7 @@ enum { FNN_ROW, FNN_STEP, FNN_BATCH };
 
 /* out (N, F) = data[rows[clock[FNN_ROW] + i]] * scale; data is uint8 where is_u8; rows NULL: 0, 1, ...;
  * limit: how many rows an epoch has */
-typedef struct fnn_gather_rows_args {
+typedef struct {
     const void *data;
     bool is_u8;
     const int64_t *rows;
@@ -405,6 +400,19 @@ typedef struct fnn_gather_rows_args {
     float *out;
     int64_t n, f, limit;
 } fnn_gather_rows_args;
+/* A part of what steps do with a first dense layer whose weight they move once for all of them (delayed.c). */
+typedef enum { FNN_GATHER_BLOCK, FNN_MULTIPLY_BLOCK, FNN_FORWARD_STEP, FNN_BACKWARD_STEP, FNN_UPDATE_BLOCK } fnn_delayed_part;
+typedef struct {
+    fnn_delayed_part part;
+    fnn_gather_rows_args gather;
+    fnn_dense_forward_args forward;
+    fnn_dense_backward_w_args backward; /* fused with SGD */
+    int64_t rows;        /* samples that a block has at most, a multiple of a step's */
+    const int64_t *left; /* steps to be done from this block on */
+    int64_t *first;      /* where the block begins, in the clock's rows */
+    float *x, *z, *g, *d; /* scratch: (R, I), (R, O), (R, R), (R, O) */
+} fnn_delayed_args;
+
 typedef struct { const int32_t *labels; const int64_t *rows, *clock; int32_t *out; int64_t n, p, limit; } fnn_gather_labels_args;
 /* losses[batch] = loss[0], corrects[batch] = correct[0]; FNN_STOP where the loss is not finite */
 typedef struct {
@@ -536,13 +544,17 @@ typedef struct {
     fnn_plan_op *ops;
     fnn_pace pace;
     int n, capacity;
-    int once; /* so many ops belong to the first step of a replay alone: later ones find their work done */
+    int block;    /* steps, 1 as a rule; of these */
+    int first;    /* so many ops belong to the first one alone, */
+    int last;     /* and so many to the last one */
+    int64_t left; /* steps still to be done in this run */
     double work;
 } fnn_plan;
 
 typedef enum { FNN_RAN, FNN_HALTED_LOSS, FNN_HALTED_END, FNN_HALTED_USER } fnn_outcome;
 
-bool fnn_plan_append(fnn_plan *plan, fnn_op op, const void *args, size_t size, double work);
+/* Op i is a new one, which owns a copy of its arguments; false where there is no memory. */
+bool fnn_plan_insert(fnn_plan *plan, int i, fnn_op op, const void *args, size_t size, double work);
 void fnn_plan_remove(fnn_plan *plan, int i);
 void fnn_plan_clear(fnn_plan *plan);
 /* Replays whole steps until `steps` are done or `budget` ns are over (at least one step). */

@@ -544,77 +544,6 @@ KERNEL(sum_rows) {
     return FNN_OK;
 }
 
-/* Some rows of w moved by a sample, as run_outer moves them, and then sums += the next sample's product with them. */
-INLINE void move_rows(const penalty kind, const product *p, const int count, float *const w[], const float *x, const float *next,
-                      const float *dout, int64_t columns, float *sums) {
-    const penalty_terms terms = terms_of(p);
-    int64_t n = 0;
-    vf here[ROW_TERMS], there[ROW_TERMS];
-    for (int i = 0; i < count; i++) here[i] = v_set1(p->scale * x[i]), there[i] = v_set1(next[i]);
-#define MOVE(n, lanes)                                                                             \
-    do {                                                                                           \
-        const vf d = load_part(dout + n, lanes);                                                   \
-        vf sum = load_part(sums + n, lanes);                                                       \
-        for (int i = 0; i < count; i++) {                                                          \
-            const vf moved = v_fma(here[i], d, penalized(kind, load_part(w[i] + n, lanes), terms)); \
-            store_part(w[i] + n, moved, lanes);                                                    \
-            sum = v_fma(there[i], moved, sum);                                                     \
-        }                                                                                          \
-        store_part(sums + n, sum, lanes);                                                          \
-    } while (0)
-    for (; n + VL <= columns; n += VL) MOVE(n, VL);
-    if (n < columns) MOVE(n, (int)(columns - n));
-}
-
-/* The same for a block of w, the next sample's numbers being those of its rows: to its columns of `to`. */
-INLINE void move_block(const penalty kind, const product *p, block s, const float *next, float *to) {
-    float x[ROW_TERMS], y[ROW_TERMS], *rows[ROW_TERMS], sums[ROW_COLUMNS]; /* in no cache line of another thread's */
-    for (int64_t n = s.n0, columns; n < s.n1; n += columns) {
-        int count = 0;
-        columns = min64(ROW_COLUMNS, s.n1 - n);
-        memset(sums, 0, (size_t)columns * sizeof(float));
-        for (int64_t m = s.m0; m < s.m1; m++) {
-            if (kind == NO_PENALTY && p->a[m] == 0 && next[m - s.m0] == 0) continue;
-            x[count] = p->a[m], y[count] = next[m - s.m0], rows[count] = p->c + m * p->n + n;
-            if (++count < ROW_TERMS) continue;
-            move_rows(kind, p, ROW_TERMS, rows, x, y, p->b + n, columns, sums);
-            count = 0;
-        }
-        for (int i = 0; i < count; i++) move_rows(kind, p, 1, rows + i, x + i, y + i, p->b + n, columns, sums);
-        memcpy(to + n, sums, (size_t)columns * sizeof(float));
-    }
-}
-
-/* Every share moves blocks of rows, or where there are more shares than blocks some columns of them; whoever comes
- * last ends the next sample's product. */
-static void join_next(const fnn_dense_backward_w_args *a, const product *p, fnn_part part) {
-    const fnn_gather_rows_args *gather = a->gather;
-    const int64_t kb = fnn_block_terms(p->m), blocks = fnn_blocks(p->m), cuts = max64(1, part.n / blocks);
-    const int64_t sample = gather->clock[FNN_ROW] + 1;
-    const bool over = past_end(sample, 1, gather->limit);
-    float next[FNN_TERMS] = {0};
-    int64_t lo, hi;
-    fnn_range(blocks * cuts, 1, part, &lo, &hi);
-    for (int64_t i = lo; i < hi; i++) {
-        block s = {.m0 = i / cuts * kb, .m1 = min64(i / cuts * kb + kb, p->m)};
-        fnn_range(p->n, VL, (fnn_part){.share = (int)(i % cuts), .n = (int)cuts}, &s.n0, &s.n1);
-        if (!over) gather_row(gather, sample, s.m0, s.m1, next);
-        BY_PENALTY(move_block, p, s, next, a->parts + i / cuts * p->n);
-        if (a->b && s.m0 == 0) FN(column_sums)(a->dout, 1, p->n, s.n0, s.n1, ADD_SCALED, p->scale, a->b);
-    }
-    if (__atomic_add_fetch(a->arrived, 1, __ATOMIC_ACQ_REL) < part.n) return;
-    *a->arrived = 0;
-    if (over) return;
-    gather_row(gather, sample, 0, p->m, gather->out);
-    const product forward = forward_product(a->forward);
-    block s = {0, 1, 0, p->n, 0, 0};
-    for (const float *sums = a->parts; s.k1 < p->m; sums += p->n) {
-        s.k0 = s.k1, s.k1 = min64(s.k0 + kb, p->m);
-        add_part(&forward, s, sums, p->n, s.k0 > 0);
-    }
-    activate_block(a->forward, s);
-}
-
 /* forward: out = x @ w + b;  dw = x.T @ dout, db = dout.sum(0), or w and b moved by -lr times that */
 KERNEL(dense_backward_w) {
     const bool fused = a->lr != NULL;
@@ -622,10 +551,6 @@ KERNEL(dense_backward_w) {
     const finish finish = fused ? ADD_SCALED : STORE;
     product p = {.a = a->x, .b = a->dout, .c = fused ? a->w : a->dw, .m = a->i, .n = a->o, .k = a->n,
                  .at = true, .finish = finish, .scale = scale, .l1 = a->l1, .l2 = a->l2, .batchwise = a->batchwise};
-    if (a->forward) {
-        join_next(a, &p, part);
-        return FNN_OK;
-    }
     /* by rows: two threads that write next to each other in every row slow each other down */
     block s = {0, p.m, 0, p.n, 0, p.k};
     if (p.m >= 8 * part.n) fnn_range(p.m, 1, part, &s.m0, &s.m1);

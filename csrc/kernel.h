@@ -43,6 +43,7 @@ INLINE vf penalty_slope(vf w, float l1, float l2) {
     return v_fma(v_set1(2 * l2), w, (vf)sign);
 }
 
+int FN(gather_rows)(const void *args, fnn_part part);
 /* fused into products: the same elementwise code on a block of them (elementwise.c) */
 void FN(activate)(fnn_activation f, float slope, const float *x, float *y, int64_t n);
 /* dx = dx * f'(saved) */

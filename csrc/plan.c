@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-bool fnn_plan_append(fnn_plan *plan, fnn_op op, const void *args, size_t size, double work) {
+bool fnn_plan_insert(fnn_plan *plan, int i, fnn_op op, const void *args, size_t size, double work) {
     if (plan->n == plan->capacity) {
         int capacity = plan->capacity ? 2 * plan->capacity : 16;
         fnn_plan_op *ops = realloc(plan->ops, (size_t)capacity * sizeof *ops);
@@ -19,7 +19,8 @@ bool fnn_plan_append(fnn_plan *plan, fnn_op op, const void *args, size_t size, d
     void *copy = malloc(size);
     if (!copy) return false;
     memcpy(copy, args, size);
-    plan->ops[plan->n++] = (fnn_plan_op){
+    memmove(&plan->ops[i + 1], &plan->ops[i], (size_t)(plan->n++ - i) * sizeof *plan->ops);
+    plan->ops[i] = (fnn_plan_op){
         .op = op, .args = copy, .work = work, .serial = work < FNN_PARALLEL_WORK, .barrier = true};
     plan->work += work;
     return true;
@@ -64,10 +65,11 @@ typedef struct {
 static void run_ops(void *context, fnn_part part) {
     const phase *ops = context;
     run_state *run = ops->run;
+    fnn_plan *plan = run->plan;
     const fnn_fn *table = fnn_current_isa->ops;
     bool failed = false;
     for (int i = ops->first; i < ops->last; i++) {
-        const fnn_plan_op *op = &run->plan->ops[i];
+        const fnn_plan_op *op = &plan->ops[i];
         if (op->serial && (part.share > 0 || failed)) continue;
         const bool may_stop = run->interruptible && !op->commits;
         const fnn_part share = {part.share, op->serial ? 1 : part.n, part.thread, may_stop ? part.team : NULL};
@@ -81,30 +83,48 @@ static void run_ops(void *context, fnn_part part) {
     }
     if (!ops->ends || part.share > 0) return;
     /* one counts the step, here: after the meeting the others may have begun the next one, which may fail */
-    if (!failed) run->done++;
-    /* and decides for all whether there is a next one */
-    if (ops->step == run->steps || fnn_now() >= run->deadline) halt(part.team);
+    if (!failed) run->done++, plan->left--;
+    /* and decides for all whether there is a next one: time must not decide where a block ends, for its bits */
+    if (ops->step == run->steps || (ops->step % plan->block == 0 && fnn_now() >= run->deadline)) halt(part.team);
 }
 
 static void run_steps(void *context, fnn_team *team, int thread) {
     run_state *run = context;
-    fnn_plan_op *ops = run->plan->ops;
+    const fnn_plan *plan = run->plan;
+    fnn_plan_op *ops = plan->ops;
     uint32_t number = 0;
     phase now = {.run = run, .step = 1};
     for (bool over = false; !over;) {
+        const int end = now.step % plan->block == 0 || now.step == run->steps ? plan->n : plan->n - plan->last;
         const int64_t start = run->profile && thread == 0 ? fnn_now() : 0;
         bool serial = true;
-        for (now.last = now.first; now.last < run->plan->n;) {
+        for (now.last = now.first; now.last < end;) {
             const fnn_plan_op *op = &ops[now.last++];
             serial &= op->serial;
             if (op->barrier || run->profile) break;
         }
-        now.ends = now.last == run->plan->n;
+        now.ends = now.last == end;
         over = fnn_phase(team, thread, ++number, serial ? 1 : team->n, run_ops, &now);
         if (run->profile && thread == 0) ops[now.first].seconds += 1e-9 * (double)(fnn_now() - start);
-        now.first = now.ends ? run->plan->once : now.last;
+        now.first = !now.ends ? now.last : now.step % plan->block == 0 ? 0 : plan->first;
         now.step += now.ends;
     }
+}
+
+typedef struct {
+    fnn_op op;
+    const void *args;
+    int status;
+} single_op;
+
+static void run_share(void *context, fnn_part part) {
+    single_op *single = context;
+    const int status = fnn_current_isa->ops[single->op](single->args, part);
+    if (status != FNN_OK) __atomic_store_n(&single->status, status, __ATOMIC_RELAXED);
+}
+
+static void run_single(void *context, fnn_team *team, int thread) {
+    fnn_phase(team, thread, 1, team->n, run_share, context);
 }
 
 /* ---- how many threads ------------------------------------------------------------------------ */
@@ -120,13 +140,25 @@ enum {
     LONG_STEP = 500000,         /* ns; a step so long is worth all threads */
 };
 
+/* What the last step of a block does: for one that a loss, or the end of the data, has ended before. */
+static void end_block(const fnn_plan *plan, int threads) {
+    fnn_team team;
+    for (int i = plan->n - plan->last; i < plan->n; i++) {
+        single_op single = {plan->ops[i].op, plan->ops[i].args, FNN_OK};
+        fnn_team_init(&team, NULL);
+        fnn_parallel(run_single, &single, threads, &team);
+    }
+}
+
 /* Runs so many steps, if there are as many left and nothing ends them before; returns the ns that a step took. */
 static double run_on(run_state *run, int threads, int64_t steps, int64_t deadline) {
     const int64_t start = fnn_now(), before = run->done;
     run->steps = steps < run->wanted - before ? steps : run->wanted - before;
     run->deadline = deadline;
+    run->plan->left = run->steps;
     fnn_team_init(run->team, run->poll);
     fnn_parallel(run_steps, run, threads, run->team);
+    if (run->status != FNN_OK) end_block(run->plan, threads);
     const int64_t took = fnn_now() - start;
     run->plan->pace.wait -= took;
     return (double)took / (double)(run->done - before);
@@ -163,11 +195,13 @@ fnn_outcome fnn_plan_run(fnn_plan *plan, int64_t steps, int64_t budget, bool pro
     run.interruptible = poll && plan->work >= FNN_LONG_WORK;
     run.poll = run.interruptible ? poll : NULL;
     fnn_pace *const pace = &plan->pace;
+    const double block = plan->block;
     const int most = parallel ? fnn_get_threads() : 1;
     if (pace->most != most) *pace = (fnn_pace){.most = most, .threads = most, .pause = PAUSE, .wait = PAUSE};
     do {
-        const double few = floor((double)(steps - run.done) / (2 * RUNS + 1));
-        const double trial = pace->step > 0 && TRIAL / pace->step < few ? ceil(TRIAL / pace->step) : few;
+        /* whole blocks */
+        const double few = floor((double)(steps - run.done) / (2 * RUNS + 1) / block) * block;
+        const double trial = pace->step > 0 && TRIAL / pace->step < few ? ceil(TRIAL / pace->step / block) * block : few;
         if (pace->step >= LONG_STEP) pace->threads = most; /* whatever a trial has put aside while steps were short */
         const bool worth = most > 1 && !profile && pace->step < LONG_STEP && trial * pace->step >= TRIAL / 10;
         if (worth && pace->wait <= 0) {
@@ -181,22 +215,6 @@ fnn_outcome fnn_plan_run(fnn_plan *plan, int64_t steps, int64_t budget, bool pro
     } while (!has_ended(&run));
     *done = run.done;
     return team.interrupted ? FNN_HALTED_USER : outcome(run.status);
-}
-
-typedef struct {
-    fnn_op op;
-    const void *args;
-    int status;
-} single_op;
-
-static void run_share(void *context, fnn_part part) {
-    single_op *single = context;
-    const int status = fnn_current_isa->ops[single->op](single->args, part);
-    if (status != FNN_OK) __atomic_store_n(&single->status, status, __ATOMIC_RELAXED);
-}
-
-static void run_single(void *context, fnn_team *team, int thread) {
-    fnn_phase(team, thread, 1, team->n, run_share, context);
 }
 
 fnn_outcome fnn_run_op(fnn_op op, const void *args, double work, int (*poll)(void)) {

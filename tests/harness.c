@@ -180,6 +180,10 @@ static void check_embedding(int64_t r, int64_t v, int64_t u, int threads) {
 
 static int never(void) { return 0; }
 
+static void append(fnn_plan *plan, fnn_op op, const void *args, size_t size, double work) {
+    if (!fnn_plan_insert(plan, plan->n, op, args, size, work)) failures++;
+}
+
 /* forward, backward and SGD of one layer as a plan, with 1 thread and with several: equal bits */
 static void check_plan(int64_t n, int64_t i, int64_t o, int threads) {
     float *x = numbers(n * i), *w = numbers(i * o), *b = numbers(o), lr = 1e-3f;
@@ -192,7 +196,7 @@ static void check_plan(int64_t n, int64_t i, int64_t o, int threads) {
         memcpy(weights, w, sizeof(float) * (size_t)(i * o));
         float *bias = malloc(sizeof(float) * (size_t)o);
         memcpy(bias, b, sizeof(float) * (size_t)o);
-        fnn_plan plan = {0};
+        fnn_plan plan = {.block = 1};
         const double work = 1e6;
         const int64_t size = fnn_blocks(i) / 2 * n * o;
         float *parts = calloc((size_t)size + FNN_LINE + 1, sizeof(float));
@@ -201,10 +205,10 @@ static void check_plan(int64_t n, int64_t i, int64_t o, int threads) {
         fnn_dense_backward_x_args for_x = {out, weights, dx, n, i, o, FNN_TANH, 0, x};
         fnn_dense_backward_w_args for_w = {out, x, NULL, NULL, n, i, o, &lr, 1, clock, weights, bias, 0, 0, true};
         fnn_advance_args advance = {0, clock};
-        fnn_plan_append(&plan, FNN_OP_dense_forward, &forward, sizeof forward, work);
-        fnn_plan_append(&plan, FNN_OP_dense_backward_x, &for_x, sizeof for_x, work);
-        fnn_plan_append(&plan, FNN_OP_dense_backward_w, &for_w, sizeof for_w, work);
-        fnn_plan_append(&plan, FNN_OP_advance, &advance, sizeof advance, 1);
+        append(&plan, FNN_OP_dense_forward, &forward, sizeof forward, work);
+        append(&plan, FNN_OP_dense_backward_x, &for_x, sizeof for_x, work);
+        append(&plan, FNN_OP_dense_backward_w, &for_w, sizeof for_w, work);
+        append(&plan, FNN_OP_advance, &advance, sizeof advance, 1);
         fnn_set_threads(round ? threads : 1);
         while (total < 50) {
             fnn_plan_run(&plan, 50 - total, 2000000, false, never, &done);
@@ -219,53 +223,56 @@ static void check_plan(int64_t n, int64_t i, int64_t o, int threads) {
     free(x), free(w), free(b), free(first);
 }
 
-/* steps of one sample, each joined with the next: with 1 thread, with several, one at a time, in trials of fewer threads,
- * in trials that the end of the data ends, and where steps have become long since a trial */
-static void check_joined(int64_t i, int64_t o, int threads) {
-    enum { ROWS = 20 };
+/* steps of n samples that move a weight once for a block of them: with 1 thread, with several, some blocks at a time, in trials
+ * of fewer threads, past the end of the data, and where steps have become long since a trial */
+static void check_delayed(int64_t n, int64_t i, int64_t o, int threads) {
+    enum { STEPS = 50, BLOCK = 3 };
+    const int64_t rows = n * STEPS, many = n * BLOCK;
     const size_t size = sizeof(float) * (size_t)(i * o);
-    float *data = numbers(ROWS * i), *w = numbers(i * o), *b = numbers(o), lr = 1e-3f, *first = malloc(size);
-    paint(data, ROWS * i, i, 0.5f);
+    float *data = numbers(rows * i), *w = numbers(i * o), *b = numbers(o), lr = 1e-3f, *first = malloc(size);
+    int32_t *labels = calloc((size_t)rows, sizeof *labels);
+    paint(data, rows * i, i, 0.5f);
     for (int round = 0; round < 6; round++) {
-        float *x = malloc(sizeof(float) * (size_t)i), *weights = malloc(size), *out = numbers(o);
-        float *bias = malloc(sizeof(float) * (size_t)o);
-        float *parts = calloc((size_t)(fnn_blocks(i) * o) + 1, sizeof(float));
+        float *weights = malloc(size), *out = numbers(n * o), *bias = malloc(sizeof(float) * (size_t)o);
+        float *x = numbers(many * i), *z = numbers(many * o), *g = numbers(many * many), *d = numbers(many * o);
         memcpy(weights, w, size), memcpy(bias, b, sizeof(float) * (size_t)o);
-        int64_t clock[3] = {0}, done = 0, total = 0;
-        fnn_plan plan = {.once = 2};
-        const double work = 1e6;
-        fnn_gather_rows_args gather = {data, false, NULL, 1, clock, x, 1, i, ROWS};
-        const int32_t labels[ROWS] = {0};
-        int32_t label;
-        fnn_gather_labels_args gather_label = {labels, NULL, clock, &label, 1, 1, ROWS};
-        fnn_dense_forward_args forward = {x, weights, bias, out, 1, i, o, FNN_TANH, 0, out, true, NULL, NULL};
-        fnn_dense_backward_w_args joined = {out, x, NULL, NULL, 1, i, o, &lr, 1, clock, weights, bias, 0, 0.1f * (float)(i % 2), true,
-                                            &gather, &forward, parts, (int *)(parts + fnn_blocks(i) * o)};
-        fnn_advance_args advance = {1, clock};
-        fnn_plan_append(&plan, FNN_OP_gather_rows, &gather, sizeof gather, work);
-        fnn_plan_append(&plan, FNN_OP_dense_forward, &forward, sizeof forward, work);
-        fnn_plan_append(&plan, FNN_OP_gather_labels, &gather_label, sizeof gather_label, 1);
-        fnn_plan_append(&plan, FNN_OP_dense_backward_w, &joined, sizeof joined, work);
-        fnn_plan_append(&plan, FNN_OP_advance, &advance, sizeof advance, 1);
+        int64_t clock[3] = {0}, done = 0, total = 0, start = -1;
+        int32_t *label = malloc(sizeof *label * (size_t)n);
+        fnn_plan plan = {.block = BLOCK, .first = 2, .last = 1};
+        const fnn_gather_labels_args gather_label = {labels, NULL, clock, label, n, 1, rows};
+        const fnn_advance_args advance = {n, clock};
+        fnn_delayed_args part = {
+            .gather = {data, false, NULL, 1, clock, NULL, n, i, rows},
+            .forward = {NULL, weights, bias, out, n, i, o, FNN_TANH, 0, out, true, NULL, NULL},
+            .backward = {out, NULL, NULL, NULL, n, i, o, &lr, 1, clock, weights, bias, 0, 0, true},
+            .rows = many, .left = &plan.left, .first = &start, .x = x, .z = z, .g = g, .d = d};
+        part.part = FNN_GATHER_BLOCK, append(&plan, FNN_OP_delayed, &part, sizeof part, 1e6);
+        part.part = FNN_MULTIPLY_BLOCK, append(&plan, FNN_OP_delayed, &part, sizeof part, 1e6);
+        append(&plan, FNN_OP_gather_labels, &gather_label, sizeof gather_label, 1);
+        part.part = FNN_FORWARD_STEP, append(&plan, FNN_OP_delayed, &part, sizeof part, 1);
+        part.part = FNN_BACKWARD_STEP, append(&plan, FNN_OP_delayed, &part, sizeof part, 1);
+        append(&plan, FNN_OP_advance, &advance, sizeof advance, 1);
+        part.part = FNN_UPDATE_BLOCK, append(&plan, FNN_OP_delayed, &part, sizeof part, 1e6);
         fnn_set_threads(round ? threads : 1);
-        const int64_t more = round == 4 ? 22 : 0, budget = round > 2 ? 60000000000 : 2000000;
-        for (; total < ROWS; total += done) {
-            /* 16 steps in trials of two or three */
-            const int64_t asked = round == 2 ? 1 : round == 3 && total == 0 ? 4 : ROWS - total + more;
-            if (round > 2) plan.pace = (fnn_pace){.most = threads, .threads = threads, .pause = 1, .step = 4.5e5};
+        const int64_t more = round == 4 ? 50 : 0, budget = round > 2 ? 60000000000 : 2000000;
+        for (; total < STEPS; total += done) {
+            /* 44 steps in trials of six */
+            const bool few = STEPS - total > 2 * BLOCK && (round == 2 || (round == 3 && total == 0));
+            const int64_t asked = few ? 2 * BLOCK : STEPS - total + more;
+            if (round > 2) plan.pace = (fnn_pace){.most = threads, .threads = threads, .pause = 1, .step = 2e5};
             if (round == 5) plan.pace.threads = 1, plan.pace.step = 9e5;
             const fnn_outcome end = fnn_plan_run(&plan, asked, budget, false, never, &done);
             if ((end == FNN_HALTED_END) != (round == 4)) failures++;
         }
         if (round == 3 && threads > 1 && plan.pace.pause == 1) failures++; /* there was no trial */
         if (round == 5 && plan.pace.threads != threads) failures++;
-        if (clock[FNN_ROW] != ROWS) failures++;
+        if (clock[FNN_ROW] != rows || clock[FNN_STEP] != STEPS) failures++;
         if (round == 0) memcpy(first, weights, size);
         else if (memcmp(first, weights, size)) failures++;
         fnn_plan_clear(&plan);
-        free(x), free(weights), free(bias), free(out), free(parts);
+        free(weights), free(out), free(bias), free(x), free(z), free(g), free(d), free(label);
     }
-    free(data), free(w), free(b), free(first);
+    free(data), free(w), free(b), free(first), free(labels);
 }
 
 static bool differ(const float *a, const float *b, int64_t n) { return memcmp(a, b, sizeof(float) * (size_t)n) != 0; }
@@ -373,9 +380,9 @@ int main(void) {
         check_plan(3, 1700, 9, threads);
         check_plan(80, 430, 53, threads);
         check_plan(420, 130, 150, threads);
-        check_joined(33, 9, threads);
-        check_joined(300, 71, threads);
-        check_joined(1700, 13, 3 * threads);
+        check_delayed(1, 33, 9, threads);
+        check_delayed(3, 300, 71, threads);
+        check_delayed(1, 1700, 13, 3 * threads);
     }
     for (fnn_cell cell = FNN_RNN_TANH; cell <= FNN_GRU; cell++) {
         check_recurrence(cell, 5, 3, 7, 9, 2); /* n, t, i, h */

@@ -302,37 +302,112 @@ def test_the_terms_of_a_sum_are_shared(features, units, batch, compiled):
         np.testing.assert_array_equal(losses, results[0][1])
 
 
-@pytest.mark.parametrize("penalty", [None, fnn.L2(0.01), fnn.L1(0.01), fnn.L1L2(0.01, 0.02)])
-@pytest.mark.parametrize(("features", "units"), [(5, 3), (257, 100), (784, 130), (1700, 40)])
-def test_steps_of_one_sample_are_joined(features, units, penalty, compiled):
-    """With the bits of steps one by one, of any number of threads; near to eager ones' results."""
+def delayed(trainer):
+    """Return the names of the ops that move the first weight once for several steps."""
+    return [row["name"] for row in trainer.plan.table() if "delayed" in row["name"]]
+
+
+def few_samples(batch, features, units, fuse=True, penalty=None, bias=True):
+    """Return a trainer of 60 steps of few samples, each with another learning rate."""
     rng = np.random.default_rng(5)
-    images = rng.integers(0, 256, (9, features), dtype=np.uint8)
+    images = rng.random((60 * batch, features), np.float32)
     images[rng.random(images.shape) < 0.4] = 0
-    results = []
-    for how in ("joined", "one by one", "4 threads", "17 threads", "alone"):
-        fnn.set_num_threads(int(how.split()[0]) if "threads" in how else 2)
-        net = fnn.Sequential(
-            [fnn.Dense(units, "gelu", kernel_regularizer=penalty), fnn.Dense(3)], features, seed=8
-        )
-        data = Data(images, 1 / 255, np.arange(9, dtype=np.int32) % 3, 1.0)
-        descent = fnn.SGD(0.1)
-        trainer = Trainer(
-            net, data, fnn.CrossEntropy(), descent, batch_size=1, shuffle=True, fuse=how != "alone"
-        )
-        trainer._rows[:] = np.random.default_rng(6).permutation(9)
-        descent.fill(trainer._lr, 0)  # as run_epoch does
-        joined = [row["name"] for row in trainer.plan.table() if "the next" in row["name"]]
-        assert len(joined) == (how != "alone")
-        for steps in [9] if how != "one by one" else [1, 1, 4, 3]:
+    layers = [fnn.Dense(units, "gelu", kernel_regularizer=penalty, use_bias=bias), fnn.Dense(3)]
+    net = fnn.Sequential(layers, features, seed=8)
+    data = Data(images, 0.5, np.arange(len(images), dtype=np.int32) % 3, 1.0)
+    descent = fnn.SGD(0.1, schedule=fnn.ExponentialDecay(30))
+    trainer = Trainer(
+        net, data, fnn.CrossEntropy(), descent, batch_size=batch, shuffle=True, fuse=fuse
+    )
+    trainer._rows[:] = np.random.default_rng(6).permutation(len(images))
+    descent.fill(trainer._lr, 0)  # as run_epoch does
+    return trainer
+
+
+@pytest.mark.parametrize(
+    ("batch", "features", "units"), [(1, 257, 100), (1, 784, 130), (3, 1700, 40), (8, 784, 400)]
+)
+def test_steps_of_few_samples_move_the_first_weight_together(batch, features, units, compiled):
+    """With the same bits for any number of threads, and for runs that end between two blocks."""
+    results, block = [], 24 // batch
+    for threads, runs in (
+        (2, [60]),
+        (1, [60]),
+        (4, [block, block, 60 - 2 * block]),
+        (17, [60]),
+    ):
+        fnn.set_num_threads(threads)
+        trainer = few_samples(batch, features, units)
+        assert len(delayed(trainer)) == 2
+        for steps in runs:
             assert trainer.plan.replay(steps, budget=60) == steps
         with pytest.raises(IndexError):
             trainer.plan.replay(1)
         results.append((trainer.model.theta, trainer.losses))
-    for theta, losses in results[1:-1]:
+    for theta, losses in results[1:]:
         np.testing.assert_array_equal(theta, results[0][0])
         np.testing.assert_array_equal(losses, results[0][1])
-    np.testing.assert_allclose(results[0][0], results[-1][0], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("runs", [[60], [1] * 60, [23, 1, 25, 11], [59, 5]])
+@pytest.mark.parametrize(("batch", "bias"), [(1, True), (1, False), (5, True)])
+def test_a_weight_that_is_moved_later_is_the_same_weight(batch, bias, runs, compiled):
+    """Wherever a run ends, also past the end of the data, every step that was done has moved it."""
+    plain = few_samples(batch, 784, 340, fuse=False, bias=bias)
+    fused = few_samples(batch, 784, 340, bias=bias)
+    assert not delayed(plain) and len(delayed(fused)) == 2
+    before = plain.model.theta.copy()
+    for steps in runs:
+        left = min(steps, 60 - int(plain.clock[2]))
+        for trainer in (plain, fused):
+            if left == steps:
+                assert trainer.plan.replay(steps, budget=60) == steps
+            else:
+                with pytest.raises(IndexError, match=f"after {left} of {steps} steps"):
+                    trainer.plan.replay(steps, budget=60)
+        moved = np.abs(plain.model.theta - before).max()
+        assert moved > 0
+        np.testing.assert_allclose(
+            fused.model.theta, plain.model.theta, rtol=1e-5, atol=1e-4 * moved
+        )
+    np.testing.assert_allclose(fused.losses, plain.losses, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(fused.clock, plain.clock)
+
+
+@pytest.mark.parametrize("step", [0, 1, 7, 23, 24, 30])
+def test_a_loss_that_is_not_finite_ends_a_block_before_it(step, compiled):
+    stopped, whole = few_samples(1, 784, 128), few_samples(1, 784, 128)
+    stopped.data.x[stopped._rows[step]] = np.nan
+    assert stopped.plan.replay(60, budget=60) == step
+    assert stopped.plan.stopped
+    assert whole.plan.replay(step, budget=60) == step
+    np.testing.assert_array_equal(stopped.model.theta, whole.model.theta)
+    np.testing.assert_array_equal(stopped.clock, whole.clock)
+
+
+def test_profiled_steps_move_the_weight_together_too(compiled):
+    plain, profiled = few_samples(1, 784, 128), few_samples(1, 784, 128)
+    plain.plan.replay(60, budget=60)
+    assert profiled.plan.profile(60) == 60
+    np.testing.assert_array_equal(plain.model.theta, profiled.model.theta)
+
+
+def test_steps_that_keep_the_first_weight_up_to_date(compiled):
+    """Where a step is worth it alone, or somebody else asks for the weight in every step."""
+    assert delayed(few_samples(4, 784, 128))
+    for trainer in (
+        few_samples(5, 784, 128),
+        few_samples(9, 784, 400),
+        few_samples(1, 784, 20),
+        few_samples(1, 20, 784),
+        few_samples(1, 784, 128, penalty=fnn.L2(0.01)),
+        few_samples(1, 784, 128, fuse=False),
+        make_trainer([fnn.Dense(128)], 784, 4, 1, fnn.SGD(0.1, 0.9)),
+        make_trainer([fnn.Dense(128)], 784, 4, 1, fnn.SGD(0.1, clip_norm=1.0)),
+        make_trainer([fnn.Dense(128)], 784, 4, 1, fnn.Adam()),
+        make_trainer([fnn.ReLU(), fnn.Dense(128)], 784, 4, 1),
+    ):
+        assert not delayed(trainer)
 
 
 def test_a_sum_of_no_terms(compiled):
@@ -349,24 +424,34 @@ def test_a_sum_of_no_terms(compiled):
 
 def test_a_single_sample_is_shared_where_the_weight_is_large(compiled):
     fnn.set_num_threads(2)
-    plan = make_trainer([fnn.Dense(128, "relu"), fnn.Dense(64, "relu")], 784, 4, 1).plan
-    shared = [(row["name"], row["shapes"][1]) for row in plan.table() if row["threads"] == 2]
-    assert shared == [
-        ("once: dense_forward + relu_forward", (784, 128)),
-        ("dense_backward_w + sgd_update + the next dense_forward + relu_forward", (1, 784)),
+    heavy = fnn.SGD(0.1, 0.9)
+
+    def shared(trainer):
+        return [
+            row["name"]
+            for row in trainer.plan.table()
+            if row["threads"] == 2 and "dense" in row["name"]
+        ]
+
+    plan = make_trainer([fnn.Dense(128, "relu"), fnn.Dense(64, "relu")], 784, 4, 1, heavy)
+    assert shared(plan) == ["dense_forward + relu_forward", "dense_backward_w"]
+    few = make_trainer([fnn.Dense(128, "relu")], 784, 4, 1)
+    assert shared(few) == [
+        "every 24 steps: dense_forward + relu_forward",
+        "every 24 steps: dense_backward_w + sgd_update",
     ]
     # too little to read, columns alone would be shared, one thread reads all weights
-    few = make_trainer([fnn.Dense(40)], 784, 4, 1)
-    short = make_trainer([fnn.Dense(500)], 200, 4, 1)
+    narrow = make_trainer([fnn.Dense(40)], 784, 4, 1, heavy)
+    short = make_trainer([fnn.Dense(500)], 200, 4, 1, heavy)
     clipped = make_trainer([fnn.Dense(128)], 784, 4, 1, fnn.SGD(0.1, clip_norm=1.0))
     # most of the weight is not read
     pixels = np.zeros((4, 784), np.float32)
     pixels[:, :300] = 1
     net = fnn.Sequential([fnn.Dense(128), fnn.Dense(3)], 784)
     data = Data(pixels, 1.0, np.zeros(4, np.int32), 1.0)
-    sparse = Trainer(net, data, fnn.CrossEntropy(), fnn.SGD(0.1), batch_size=1)
-    for trainer in (few, short, clipped, sparse):
-        assert all(row["threads"] == 1 for row in trainer.plan.table() if "dense" in row["name"])
+    sparse = Trainer(net, data, fnn.CrossEntropy(), heavy, batch_size=1)
+    for trainer in (narrow, short, clipped, sparse):
+        assert not shared(trainer)
 
 
 def first_gradient(images, n, fuse):

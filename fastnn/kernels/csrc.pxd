@@ -60,6 +60,7 @@ cdef extern from "fastnn.h" nogil:
         FNN_OP_gather_labels
         FNN_OP_log_step
         FNN_OP_advance
+        FNN_OP_delayed
         FNN_OP_sgd_update
         FNN_OP_rmsprop_update
         FNN_OP_adam_update
@@ -115,10 +116,6 @@ cdef extern from "fastnn.h" nogil:
         float *b
         float l1, l2
         cbool batchwise
-        const fnn_gather_rows_args *gather
-        const fnn_dense_forward_args *forward
-        float *parts
-        int *arrived
 
     ctypedef struct fnn_conv2d:
         int64_t n, h, w, c, oh, ow, k, kh, kw, sh, sw, top, left, dh, dw
@@ -452,6 +449,26 @@ cdef extern from "fastnn.h" nogil:
         float *out
         int64_t n, f, limit
 
+    ctypedef enum fnn_delayed_part:
+        FNN_GATHER_BLOCK
+        FNN_MULTIPLY_BLOCK
+        FNN_FORWARD_STEP
+        FNN_BACKWARD_STEP
+        FNN_UPDATE_BLOCK
+
+    ctypedef struct fnn_delayed_args:
+        fnn_delayed_part part
+        fnn_gather_rows_args gather
+        fnn_dense_forward_args forward
+        fnn_dense_backward_w_args backward
+        int64_t rows
+        const int64_t *left
+        int64_t *first
+        float *x
+        float *z
+        float *g
+        float *d
+
     ctypedef struct fnn_gather_labels_args:
         const int32_t *labels
         const int64_t *rows
@@ -539,13 +556,14 @@ cdef extern from "fastnn.h" nogil:
         fnn_plan_op *ops
         fnn_pace pace
         int n
-        int once
+        int block, first, last
+        int64_t left
         double work
     ctypedef enum fnn_outcome:
         FNN_HALTED_LOSS
         FNN_HALTED_END
         FNN_HALTED_USER
-    cbool fnn_plan_append(fnn_plan *plan, fnn_op op, const void *args, size_t size, double work)
+    cbool fnn_plan_insert(fnn_plan *plan, int i, fnn_op op, const void *args, size_t size, double work)
     void fnn_plan_remove(fnn_plan *plan, int i)
     void fnn_plan_clear(fnn_plan *plan)
     fnn_outcome fnn_plan_run(fnn_plan *plan, int64_t steps, int64_t budget, cbool profile, int (*poll)() noexcept nogil, int64_t *done)

@@ -3,7 +3,7 @@
 Owns which ops may be merged or moved, and what the threads share within them.
 """
 
-from libc.stdint cimport int64_t, intptr_t
+from libc.stdint cimport int64_t, intptr_t, uintptr_t
 
 import numpy as np
 
@@ -20,6 +20,9 @@ cdef int64_t READING = 3
 # a thread sums the terms of its rows of a weight for so many samples: adding up the threads' sums takes
 # its time, too
 cdef int64_t MANY = 128
+# samples of steps that move the first weight together; a step has few of them, twice as many where the
+# weight is large; and no side of the weight is narrow: samples are multiplied with each other, too
+cdef int64_t BLOCK = 24, FEW = 4, LARGE = 2**18, NARROW = 32
 # a recurrent layer's sums over so many rows or more are worth adding up
 cdef int64_t LONG = 128
 
@@ -35,7 +38,7 @@ def fuse(Plan plan not None):
     or max pooling layer's input + that of the activation before it, and plain SGD applied by the
     product that computes a weight's gradient. Where the samples end in one loss, the ground
     that most of them have in common is summed once. Threads keep the rows of the weights, and the
-    sequences, that they have worked on. Steps of one sample are joined.
+    sequences, that they have worked on. Steps of few samples move the first weight together.
 
     Examples
     --------
@@ -53,13 +56,13 @@ def fuse(Plan plan not None):
     ['dense_forward + tanh_forward']
     """
     sum_backgrounds_once(plan)
-    share_weights(plan)
     fuse_forward(plan)
     fuse_backward(plan)
     fuse_pooling(plan)
     fuse_sgd(plan)
     cut_updates(plan)
-    join_steps(plan)
+    delay_updates(plan)
+    share_weights(plan)
     plan.place_barriers()
 
 
@@ -472,53 +475,73 @@ cdef cut_updates(Plan plan):
             adam.cuts, adam.n_cuts = &cuts[0], array.size
 
 
-cdef join_steps(Plan plan):
-    """One pass over the first weight moves it by a sample and multiplies it with the next one."""
-    cdef fnn_gather_rows_args *gather
-    cdef fnn_dense_forward_args *forward
-    cdef fnn_dense_backward_w_args *backward
-    cdef fnn_plan_op item
-    cdef int64_t size
-    cdef int i
-    if plan.c.n == 0 or plan.c.ops[0].op != FNN_OP_gather_rows:
+cdef delay_updates(Plan plan):
+    """The steps of a block multiply their samples with the first weight at once, and move it at once.
+
+    Each reckons with what the steps before it still owe the weight (csrc/delayed.c). It pays where samples
+    are so few that a step takes as long as to read the weight and to write it.
+    """
+    cdef fnn_delayed_args a
+    cdef Operand operand, x, z, g, d, first
+    cdef int forward, backward, last = plan.c.n - 1
+    if plan.c.n == 0 or plan.c.ops[0].op != FNN_OP_gather_rows or plan.c.ops[last].op != FNN_OP_advance:
         return
-    gather = <fnn_gather_rows_args *>plan.c.ops[0].args
-    if gather.n != 1:
-        return
-    sample = plan.ops[0].writes
-    users = [i for i, op in enumerate(plan.ops) if i > 0 and any_overlap(op.reads + op.writes, sample)]
+    gather, advance = plan.ops[0], plan.ops[last]
+    users = [j for j in range(1, plan.c.n) if any_overlap(plan.ops[j].reads + plan.ops[j].writes, gather.writes)]
     if len(users) != 2:
         return
-    # each step fetches the next one's sample, if there is one: something else ends the plan where there is none
-    if not any(plan.c.ops[i].op in (FNN_OP_gather_labels, FNN_OP_log_step) for i in range(plan.c.n)):
+    forward, backward = users
+    if plan.c.ops[forward].op != FNN_OP_dense_forward or plan.c.ops[backward].op != FNN_OP_dense_backward_w:
         return
-    start, end = users
-    if plan.c.ops[start].op != FNN_OP_dense_forward or plan.c.ops[end].op != FNN_OP_dense_backward_w:
-        return
-    forward = <fnn_dense_forward_args *>plan.c.ops[start].args
-    backward = <fnn_dense_backward_w_args *>plan.c.ops[end].args
+    a.gather = (<fnn_gather_rows_args *>plan.c.ops[0].args)[0]
+    a.forward = (<fnn_dense_forward_args *>plan.c.ops[forward].args)[0]
+    a.backward = (<fnn_dense_backward_w_args *>plan.c.ops[backward].args)[0]
+    n, i, o = a.forward.n, a.forward.i, a.forward.o
     if not (
-        forward.n == 1
-        and forward.x == gather.out == backward.x
-        and backward.lr != NULL
-        and forward.w == backward.w
-        and forward.b == backward.b
+        0 < n <= (FEW if i * o < LARGE else 2 * FEW)
+        and i >= NARROW and o >= NARROW
+        and n == a.gather.n
+        and a.forward.x == a.gather.out == a.backward.x
+        and a.forward.w == a.backward.w
+        and a.forward.b == a.backward.b
+        and a.backward.lr != NULL
+        and a.backward.l1 == a.backward.l2 == 0
+        # a block of steps is not interrupted
+        and plan.c.work * (BLOCK // n) < FNN_LONG_WORK
     ):
         return
-    first, last = plan.ops[start], plan.ops[end]
-    for op in plan.ops[1:start] + plan.ops[end + 1:]: # what stands between the two then
-        if any_overlap(op.reads + op.writes, first.writes) or any_overlap(op.writes, first.reads):
-            return
-    size = fnn_blocks(forward.i) * forward.o
-    parts = make_parts(size, &backward.parts, &backward.arrived)
-    backward.gather, backward.forward = gather, forward
-    last.name += " + the next " + first.name
-    last.reads += plan.ops[0].reads[-1:] + first.reads # of the data one row
-    last.writes += sample + first.writes + [Operand(parts)]
-    plan.c.ops[end].work += plan.c.ops[start].work
-    plan.ops.insert(1, plan.ops.pop(start))
-    item = plan.c.ops[start]
-    for i in range(start, 1, -1):
-        plan.c.ops[i] = plan.c.ops[i - 1]
-    plan.c.ops[1] = item
-    plan.c.once = 2
+    start, end = plan.ops[forward], plan.ops[backward]
+    weight = [operand for operand in start.reads if operand.start == <uintptr_t>a.forward.w]
+    dout = [operand for operand in end.reads if operand.start != <uintptr_t>a.gather.out] # and what SGD reads
+    bias = [operand for operand in end.writes if operand.start == <uintptr_t>a.backward.b]
+    if any(any_overlap(op.reads + op.writes, weight + bias) for op in plan.ops if op is not start and op is not end):
+        return # somebody else needs them as they are after each step
+    plan.c.block = BLOCK // n
+    a.rows = plan.c.block * n
+    x, z, g, d = [Operand(np.zeros((a.rows, m), np.float32)) for m in (i, o, a.rows, o)]
+    first = Operand(np.zeros(1, np.int64))
+    a.x, a.z, a.g, a.d = <float *>x.start, <float *>z.start, <float *>g.start, <float *>d.start
+    a.first, a.left = <int64_t *>first.start, &plan.c.left
+    # from the end on, so that places stay what they are
+    together = f"every {plan.c.block} steps: "
+    with_w = 2.0 * n * i * o
+    insert_part(plan, last + 1, &a, FNN_UPDATE_BLOCK, together + end.name, with_w, [x, d, first] + advance.writes, weight)
+    insert_part(plan, backward, &a, FNN_BACKWARD_STEP, end.name + ", delayed", 2.0 * n * o, [first] + dout, [d] + bias)
+    plan.remove(backward + 1)
+    insert_part(plan, forward, &a, FNN_FORWARD_STEP, start.name + ", delayed", n * o * a.rows, [z, g, d, first] + bias, start.writes)
+    plan.remove(forward + 1)
+    insert_part(plan, 0, &a, FNN_MULTIPLY_BLOCK, together + start.name, with_w + 2.0 * n * i * a.rows, [x, first] + weight, [z, g])
+    insert_part(plan, 0, &a, FNN_GATHER_BLOCK, together + gather.name, 0, gather.reads, [x, first])
+    plan.remove(2)
+    plan.c.first, plan.c.last = 2, 1
+
+
+cdef insert_part(
+    Plan plan, int place, fnn_delayed_args *a, fnn_delayed_part part, str name, double work, list reads, list writes
+):
+    """`work` is a step's share of it."""
+    a.part = part
+    plan.insert(place, FNN_OP_delayed, a, sizeof(a[0]), work, reads, writes)
+    plan.ops[place].name = name
+    if part != FNN_FORWARD_STEP and part != FNN_BACKWARD_STEP:
+        plan.c.ops[place].serial = 2.0 * a.rows * a.forward.i * a.forward.o < FNN_PARALLEL_WORK

@@ -35,6 +35,9 @@ cdef class Plan:
     cdef int append(
         self, fnn_op op, const void *args, size_t size, double work, tuple reads, tuple writes
     ) except -1
+    cdef int insert(
+        self, int place, fnn_op op, const void *args, size_t size, double work, list reads, list writes
+    ) except -1
     cdef start_capture(self)
     cdef end_capture(self)
     cdef place_barriers(self)

@@ -113,9 +113,7 @@ class Op:
     """What a plan knows of one op beside its C arguments."""
 
     def __init__(self, name, gathers, reads, writes):
-        self.name, self.gathers = name, gathers
-        self.reads = [Operand(array) for array in reads if array is not None]
-        self.writes = [Operand(array) for array in writes if array is not None]
+        self.name, self.gathers, self.reads, self.writes = name, gathers, reads, writes
         self.shapes = [tuple(operand.array.shape) for operand in self.reads + self.writes]
 
     @property
@@ -153,6 +151,7 @@ cdef class Plan:
 
     def __cinit__(self):
         self.ops = []
+        self.c.block = 1
 
     def __dealloc__(self):
         fnn_plan_clear(&self.c)
@@ -160,10 +159,16 @@ cdef class Plan:
     cdef int append(
         self, fnn_op op, const void *args, size_t size, double work, tuple reads, tuple writes
     ) except -1:
+        operands = [[Operand(array) for array in arrays if array is not None] for arrays in (reads, writes)]
+        return self.insert(self.c.n, op, args, size, work, operands[0], operands[1])
+
+    cdef int insert(
+        self, int place, fnn_op op, const void *args, size_t size, double work, list reads, list writes
+    ) except -1:
         info = Op(fnn_op_names[<int>op].decode(), op in GATHERS, reads, writes)
-        if not fnn_plan_append(&self.c, op, args, size, work):
+        if not fnn_plan_insert(&self.c, place, op, args, size, work):
             raise MemoryError("out of memory while recording a plan")
-        self.ops.append(info)
+        self.ops.insert(place, info)
         return 0
 
     @contextmanager
@@ -213,8 +218,8 @@ cdef class Plan:
                 # up to here a step may be interrupted
                 or commits and not before and self.c.work >= FNN_LONG_WORK
                 or judged and not item.serial
-                # here each further step begins
-                or i == self.c.once
+                # here the other steps of a block begin
+                or i == self.c.first
             )
             if i > 0:
                 if meets:
@@ -315,13 +320,16 @@ cdef class Plan:
         return NULL
 
     def table(self):
-        """One dict per op: name, shapes, bytes, flops, threads at most, and seconds where it was profiled."""
+        """One dict per op: name, shapes, bytes, flops, threads at most, and seconds where it was profiled.
+
+        Of what several steps do together, a step's part.
+        """
         cdef int i
         return [
             {
-                "name": "once: " + op.name if i < self.c.once else op.name,
+                "name": op.name,
                 "shapes": op.shapes,
-                "bytes": op.nbytes,
+                "bytes": op.nbytes / (1 if self.c.first <= i < self.c.n - self.c.last else self.c.block),
                 "flops": 0.0 if op.gathers else self.c.ops[i].work,
                 "threads": 1 if self.c.ops[i].serial else fnn_get_threads(),
                 "seconds": self.c.ops[i].seconds / self.profiled if self.profiled else None,
@@ -336,9 +344,9 @@ cdef class Plan:
         head = f"{'op':<{width}} {'threads':>7} {'KB':>9} {'MFLOP':>9}"
         head += f" {'us':>9} {'GFLOP/s':>8}" if timed else ""
         lines = [head + "  shapes"]
-        total = {"name": f"a step of {len(rows) - self.c.once} ops", "shapes": [], "threads": ""}
+        total = {"name": f"a step of {len(rows)} ops", "shapes": [], "threads": ""}
         for key in ("bytes", "flops", "seconds"):
-            total[key] = sum(row[key] or 0 for row in rows[self.c.once:])
+            total[key] = sum(row[key] or 0 for row in rows)
         for row in [*rows, total]:
             line = f"{row['name']:<{width}} {row['threads']:>7} {row['bytes'] / 1e3:>9.1f} {row['flops'] / 1e6:>9.3f}"
             if timed:
@@ -349,7 +357,7 @@ cdef class Plan:
         return "\n".join(lines)
 
     def __repr__(self):
-        flops = sum(row["flops"] for row in self.table()[self.c.once:])
+        flops = sum(row["flops"] for row in self.table())
         return f"<Plan of {len(self)} ops, {flops / 1e6:.3f} MFLOP a step>"
 
 
