@@ -8,7 +8,7 @@
 
 static int64_t rows_of_block(const fnn_delayed_args *a, int64_t first) {
     const int64_t n = a->gather.n, to_end = (a->gather.limit - first) / n * n;
-    return min64(min64(a->rows, *a->left * n), to_end);
+    return min64(min64(a->rows / n, *a->left) * n, to_end);
 }
 
 /* x = the samples */
@@ -22,16 +22,17 @@ static int gather_block(const fnn_delayed_args *a, fnn_part part) {
     return FN(gather_rows)(&gather, part);
 }
 
-/* z = x @ w; g = x @ x.T */
+/* z = x @ w; g = x @ x.T, of which each row needs what is left of the diagonal */
 static void multiply_block(const fnn_delayed_args *a, fnn_part part) {
     const int64_t rows = rows_of_block(a, *a->first), i = a->forward.i, o = a->forward.o;
-    block s = {.m1 = rows, .k1 = i};
-    fnn_range(o, VL, part, &s.n0, &s.n1);
-    const product z = {.a = a->x, .b = a->forward.w, .c = a->z, .m = rows, .n = o, .k = i, .batchwise = a->forward.batchwise};
-    FN(product)(&z, s, part);
-    if (part.share < part.n - 1) return;
+    const product z = {.a = a->x, .b = a->forward.w, .c = a->z, .m = rows, .n = o, .k = i};
     const product g = {.a = a->x, .b = a->x, .c = a->g, .m = rows, .n = a->rows, .k = i, .bt = true};
-    FN(product)(&g, (block){.m1 = rows, .n1 = rows, .k1 = i}, part);
+    block columns = {.m1 = rows, .k1 = i}, lines = {.k1 = i};
+    fnn_range(o, VL, part, &columns.n0, &columns.n1);
+    fnn_range(rows, 1, part, &lines.m0, &lines.m1);
+    lines.n1 = lines.m1;
+    FN(product)(&z, columns, part);
+    FN(product)(&g, lines, part);
 }
 
 /* to = z + g @ d + b: a few vectors of a row */
@@ -50,49 +51,52 @@ INLINE void end_row(const int vectors, int lanes, const float *z, const float *g
 }
 
 /* out = x @ w + b, with w as the steps before have moved it; then y = activation(out) */
-static int forward_step(const fnn_delayed_args *a) {
+static int forward_step(const fnn_delayed_args *a, fnn_part part) {
     const fnn_dense_forward_args *f = &a->forward;
-    if (past_end(a->gather.clock[FNN_ROW], f->n, a->gather.limit)) return FNN_PAST_END;
     const int64_t before = a->gather.clock[FNN_ROW] - *a->first, o = f->o;
     const bool relu = f->activation == FNN_RELU;
+    int64_t lo, hi;
+    if (past_end(a->gather.clock[FNN_ROW], f->n, a->gather.limit)) return FNN_PAST_END;
+    fnn_range(o, VL, part, &lo, &hi);
     for (int64_t m = 0; m < f->n; m++) {
         const float *z = a->z + (before + m) * o, *g = a->g + (before + m) * a->rows;
         float *to = (relu ? f->y : f->out) + m * o;
-        int64_t j = 0;
+        int64_t j = lo;
 #define END_ROW(vectors, lanes) end_row(vectors, lanes, z + j, g, a->d + j, before, o, f->b ? f->b + j : NULL, relu, to + j)
-        for (; j + 4 * VL <= o; j += 4 * VL) END_ROW(4, VL);
-        for (; j < o; j += VL) END_ROW(1, (int)min64(VL, o - j));
+        for (; j + 4 * VL <= hi; j += 4 * VL) END_ROW(4, VL);
+        for (; j < hi; j += VL) END_ROW(1, (int)min64(VL, hi - j));
+        if (!relu && f->activation != FNN_LINEAR) FN(activate)(f->activation, f->slope, to + lo, f->y + m * o + lo, hi - lo);
     }
-    if (!relu && f->activation != FNN_LINEAR) FN(activate)(f->activation, f->slope, f->out, f->y, f->n * o);
     return FNN_OK;
 }
 
 /* d = -lr * dout; b += its sum */
-static void backward_step(const fnn_delayed_args *a) {
+static void backward_step(const fnn_delayed_args *a, fnn_part part) {
     const fnn_dense_backward_w_args *w = &a->backward;
     const float scale = -w->lr[min64(w->clock[FNN_BATCH], w->lr_len - 1)];
     float *d = a->d + (w->clock[FNN_ROW] - *a->first) * w->o;
-    for (int64_t j = 0; j < w->n * w->o; j++) d[j] = scale * w->dout[j];
-    if (w->b) FN(column_sums)(w->dout, w->n, w->o, 0, w->o, ADD_SCALED, scale, w->b);
+    int64_t lo, hi;
+    fnn_range(w->o, VL, part, &lo, &hi);
+    for (int64_t m = 0; m < w->n; m++)
+        for (int64_t j = lo; j < hi; j++) d[m * w->o + j] = scale * w->dout[m * w->o + j];
+    if (w->b) FN(column_sums)(w->dout, w->n, w->o, lo, hi, ADD_SCALED, scale, w->b);
 }
 
 /* w += x.T @ d, for the steps that were done */
 static void update_block(const fnn_delayed_args *a, fnn_part part) {
     const int64_t rows = a->gather.clock[FNN_ROW] - *a->first, i = a->forward.i, o = a->forward.o;
-    if (rows == 0) return;
-    block s = {.m1 = i, .k1 = rows};
-    fnn_range(o, VL, part, &s.n0, &s.n1);
-    const product w = {.a = a->x, .b = a->d, .c = a->backward.w, .m = i, .n = o, .k = rows, .at = true, .finish = ADD_SCALED, .scale = 1,
-                       .batchwise = a->backward.batchwise};
-    FN(product)(&w, s, part);
+    const product w = {.a = a->x, .b = a->d, .c = a->backward.w, .m = i, .n = o, .k = rows, .at = true, .finish = ADD_SCALED, .scale = 1};
+    block columns = {.m1 = i, .k1 = rows};
+    fnn_range(o, VL, part, &columns.n0, &columns.n1);
+    FN(product)(&w, columns, part);
 }
 
 KERNEL(delayed) {
     switch (a->part) {
     case FNN_GATHER_BLOCK: return gather_block(a, part);
     case FNN_MULTIPLY_BLOCK: multiply_block(a, part); break;
-    case FNN_FORWARD_STEP: return forward_step(a);
-    case FNN_BACKWARD_STEP: backward_step(a); break;
+    case FNN_FORWARD_STEP: return forward_step(a, part);
+    case FNN_BACKWARD_STEP: backward_step(a, part); break;
     case FNN_UPDATE_BLOCK: update_block(a, part); break;
     }
     return FNN_OK;

@@ -557,7 +557,7 @@ typedef enum { FNN_RAN, FNN_HALTED_LOSS, FNN_HALTED_END, FNN_HALTED_USER } fnn_o
 bool fnn_plan_insert(fnn_plan *plan, int i, fnn_op op, const void *args, size_t size, double work);
 void fnn_plan_remove(fnn_plan *plan, int i);
 void fnn_plan_clear(fnn_plan *plan);
-/* Replays whole steps until `steps` are done or `budget` ns are over (at least one step). */
+/* Replays whole steps until `steps` are done or, at the end of a block, `budget` ns are over. */
 fnn_outcome fnn_plan_run(fnn_plan *plan, int64_t steps, int64_t budget, bool profile, int (*poll)(void), int64_t *done);
 /* One op, now, outside any plan. */
 fnn_outcome fnn_run_op(fnn_op op, const void *args, double work, int (*poll)(void));

@@ -35,7 +35,7 @@ void fnn_plan_remove(fnn_plan *plan, int i) {
 void fnn_plan_clear(fnn_plan *plan) {
     for (int i = 0; i < plan->n; i++) free(plan->ops[i].args);
     free(plan->ops);
-    *plan = (fnn_plan){0};
+    *plan = (fnn_plan){.block = 1};
 }
 
 static fnn_outcome outcome(int status) {

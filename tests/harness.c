@@ -239,6 +239,7 @@ static void check_delayed(int64_t n, int64_t i, int64_t o, int threads) {
         int64_t clock[3] = {0}, done = 0, total = 0, start = -1;
         int32_t *label = malloc(sizeof *label * (size_t)n);
         fnn_plan plan = {.block = BLOCK, .first = 2, .last = 1};
+        const double step = o > 50 ? 1e6 : 1; /* shared */
         const fnn_gather_labels_args gather_label = {labels, NULL, clock, label, n, 1, rows};
         const fnn_advance_args advance = {n, clock};
         fnn_delayed_args part = {
@@ -249,8 +250,8 @@ static void check_delayed(int64_t n, int64_t i, int64_t o, int threads) {
         part.part = FNN_GATHER_BLOCK, append(&plan, FNN_OP_delayed, &part, sizeof part, 1e6);
         part.part = FNN_MULTIPLY_BLOCK, append(&plan, FNN_OP_delayed, &part, sizeof part, 1e6);
         append(&plan, FNN_OP_gather_labels, &gather_label, sizeof gather_label, 1);
-        part.part = FNN_FORWARD_STEP, append(&plan, FNN_OP_delayed, &part, sizeof part, 1);
-        part.part = FNN_BACKWARD_STEP, append(&plan, FNN_OP_delayed, &part, sizeof part, 1);
+        part.part = FNN_FORWARD_STEP, append(&plan, FNN_OP_delayed, &part, sizeof part, step);
+        part.part = FNN_BACKWARD_STEP, append(&plan, FNN_OP_delayed, &part, sizeof part, step);
         append(&plan, FNN_OP_advance, &advance, sizeof advance, 1);
         part.part = FNN_UPDATE_BLOCK, append(&plan, FNN_OP_delayed, &part, sizeof part, 1e6);
         fnn_set_threads(round ? threads : 1);

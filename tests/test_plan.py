@@ -307,12 +307,12 @@ def delayed(trainer):
     return [row["name"] for row in trainer.plan.table() if "delayed" in row["name"]]
 
 
-def few_samples(batch, features, units, fuse=True, penalty=None, bias=True):
+def few_samples(batch, features, units, fuse=True, penalty=None, bias=True, activation="gelu"):
     """Return a trainer of 60 steps of few samples, each with another learning rate."""
     rng = np.random.default_rng(5)
     images = rng.random((60 * batch, features), np.float32)
     images[rng.random(images.shape) < 0.4] = 0
-    layers = [fnn.Dense(units, "gelu", kernel_regularizer=penalty, use_bias=bias), fnn.Dense(3)]
+    layers = [fnn.Dense(units, activation, kernel_regularizer=penalty, use_bias=bias), fnn.Dense(3)]
     net = fnn.Sequential(layers, features, seed=8)
     data = Data(images, 0.5, np.arange(len(images), dtype=np.int32) % 3, 1.0)
     descent = fnn.SGD(0.1, schedule=fnn.ExponentialDecay(30))
@@ -325,7 +325,8 @@ def few_samples(batch, features, units, fuse=True, penalty=None, bias=True):
 
 
 @pytest.mark.parametrize(
-    ("batch", "features", "units"), [(1, 257, 100), (1, 784, 130), (3, 1700, 40), (8, 784, 400)]
+    ("batch", "features", "units"),
+    [(1, 257, 100), (1, 784, 130), (2, 1700, 40), (8, 784, 2048), (8, 784, 400)],
 )
 def test_steps_of_few_samples_move_the_first_weight_together(batch, features, units, compiled):
     """With the same bits for any number of threads, and for runs that end between two blocks."""
@@ -337,7 +338,7 @@ def test_steps_of_few_samples_move_the_first_weight_together(batch, features, un
         (17, [60]),
     ):
         fnn.set_num_threads(threads)
-        trainer = few_samples(batch, features, units)
+        trainer = few_samples(batch, features, units, activation="tanh")
         assert len(delayed(trainer)) == 2
         for steps in runs:
             assert trainer.plan.replay(steps, budget=60) == steps
@@ -385,6 +386,44 @@ def test_a_loss_that_is_not_finite_ends_a_block_before_it(step, compiled):
     np.testing.assert_array_equal(stopped.clock, whole.clock)
 
 
+def test_a_rare_large_number_spoils_no_other_sample(compiled):
+    """What most samples of a block have in a column is not subtracted there."""
+    losses = []
+    for fuse in (True, False):
+        trainer = few_samples(1, 784, 128, fuse)
+        trainer.data.x[:, :600] = -0.4
+        trainer.data.x[trainer._rows[6], :5] = 1e6
+        assert trainer.plan.replay(6, budget=60) == 6
+        losses.append(trainer.losses[:6])
+    np.testing.assert_allclose(*losses, rtol=1e-4, atol=1e-5)
+
+
+def test_more_steps_than_can_be_counted_in_samples(compiled):
+    trainer = few_samples(4, 784, 128)
+    with pytest.raises(IndexError, match="after 60 of"):
+        trainer.plan.replay(2**62, budget=60)
+
+
+def test_a_plan_whose_steps_move_a_weight_together_takes_no_further_ops(compiled):
+    plan = few_samples(1, 784, 128).plan
+    with pytest.raises(RuntimeError, match="together"), plan.capture():
+        pass
+    assert plan.replay(3) == 3
+
+
+def test_table_has_a_steps_part_of_what_several_do_together(compiled):
+    rows = {row["name"]: row for row in few_samples(2, 784, 128).plan.table()}
+    gather, product = (
+        rows["every 12 steps: gather_rows"],
+        rows["every 12 steps: dense_forward + gelu_forward"],
+    )
+    assert gather["bytes"] == pytest.approx(2 * 4 * 2 * 784, abs=2)
+    assert product["flops"] == pytest.approx(2 * 2 * 784 * 128 + 2 * 784 * 24)
+    assert product["bytes"] == (4 * 24 * 784 + 8 + 4 * 784 * 128 + 4 * 24 * 128 + 4 * 24 * 24) // 12
+    assert isinstance(product["bytes"], int)
+    assert rows["dense_backward_w + sgd_update, delayed"]["bytes"] < 5000
+
+
 def test_profiled_steps_move_the_weight_together_too(compiled):
     plain, profiled = few_samples(1, 784, 128), few_samples(1, 784, 128)
     plain.plan.replay(60, budget=60)
@@ -398,6 +437,7 @@ def test_steps_that_keep_the_first_weight_up_to_date(compiled):
     for trainer in (
         few_samples(5, 784, 128),
         few_samples(9, 784, 400),
+        few_samples(8, 4096, 64),
         few_samples(1, 784, 20),
         few_samples(1, 20, 784),
         few_samples(1, 784, 128, penalty=fnn.L2(0.01)),
@@ -408,6 +448,11 @@ def test_steps_that_keep_the_first_weight_up_to_date(compiled):
         make_trainer([fnn.ReLU(), fnn.Dense(128)], 784, 4, 1),
     ):
         assert not delayed(trainer)
+    rare = np.zeros((60, 2000), np.float32)
+    rare[:, :50] = 1
+    net = fnn.Sequential([fnn.Dense(128), fnn.Dense(3)], 2000)
+    data = Data(rare, 1.0, np.zeros(60, np.int32), 1.0)
+    assert not delayed(Trainer(net, data, fnn.CrossEntropy(), fnn.SGD(0.1), batch_size=1))
 
 
 def test_a_sum_of_no_terms(compiled):

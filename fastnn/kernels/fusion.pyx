@@ -21,8 +21,9 @@ cdef int64_t READING = 3
 # its time, too
 cdef int64_t MANY = 128
 # samples of steps that move the first weight together; a step has few of them, twice as many where the
-# weight is large; and no side of the weight is narrow: samples are multiplied with each other, too
-cdef int64_t BLOCK = 24, FEW = 4, LARGE = 2**18, NARROW = 32
+# weight is large; it is wide enough for them, and they have enough numbers, to be multiplied with each other
+cdef int64_t BLOCK = 24, FEW = 4, LARGE = 2**18, NARROW = 32, WIDE = 16
+cdef double SPARSE = 1 / 16
 # a recurrent layer's sums over so many rows or more are worth adding up
 cdef int64_t LONG = 128
 
@@ -60,9 +61,10 @@ def fuse(Plan plan not None):
     fuse_backward(plan)
     fuse_pooling(plan)
     fuse_sgd(plan)
+    filled = share_of_numbers(plan)
+    delay_updates(plan, filled)
+    share_weights(plan, filled)
     cut_updates(plan)
-    delay_updates(plan)
-    share_weights(plan)
     plan.place_barriers()
 
 
@@ -85,7 +87,16 @@ cdef object make_parts(int64_t size, float **parts, int **arrived):
     return array
 
 
-cdef share_weights(Plan plan):
+cdef double share_of_numbers(Plan plan):
+    """How much of the first samples, where steps fetch them, is not 0."""
+    for i, op in enumerate(plan.ops):
+        if plan.c.ops[i].op == FNN_OP_gather_rows:
+            sample = np.asarray(op.reads[0].array[:64])
+            return np.count_nonzero(sample) / max(sample.size, 1)
+    return 1.0
+
+
+cdef share_weights(Plan plan, double filled):
     """In training a thread best keeps the rows of a weight that it changes: it sums their terms, too.
 
     Then even one sample is worth sharing, for the time that it takes to read the weight; but not where
@@ -98,12 +109,9 @@ cdef share_weights(Plan plan):
     cdef fnn_dense_backward_w_args *backward
     cdef int64_t n, size
     cdef int i
-    cdef bint all_read = not any(plan.c.ops[i].op == FNN_OP_chunk_sums for i in range(plan.c.n))
+    cdef bint all_read = filled > 0.5 and not any(plan.c.ops[i].op == FNN_OP_chunk_sums for i in range(plan.c.n))
     for i in range(plan.c.n):
         item = &plan.c.ops[i]
-        if item.op == FNN_OP_gather_rows:
-            sample = np.asarray(plan.ops[i].reads[0].array[:64])
-            all_read = all_read and 2 * np.count_nonzero(sample) > sample.size
         if item.op == FNN_OP_dense_forward:
             forward = <fnn_dense_forward_args *>item.args
             n = forward.n if forward.batchwise and fnn_blocks(forward.i) > 1 else 0
@@ -475,7 +483,7 @@ cdef cut_updates(Plan plan):
             adam.cuts, adam.n_cuts = &cuts[0], array.size
 
 
-cdef delay_updates(Plan plan):
+cdef delay_updates(Plan plan, double filled):
     """The steps of a block multiply their samples with the first weight at once, and move it at once.
 
     Each reckons with what the steps before it still owe the weight (csrc/delayed.c). It pays where samples
@@ -499,7 +507,9 @@ cdef delay_updates(Plan plan):
     n, i, o = a.forward.n, a.forward.i, a.forward.o
     if not (
         0 < n <= (FEW if i * o < LARGE else 2 * FEW)
-        and i >= NARROW and o >= NARROW
+        and i >= NARROW
+        and o >= max(NARROW, WIDE * n)
+        and filled >= SPARSE
         and n == a.gather.n
         and a.forward.x == a.gather.out == a.backward.x
         and a.forward.w == a.backward.w
@@ -522,26 +532,28 @@ cdef delay_updates(Plan plan):
     first = Operand(np.zeros(1, np.int64))
     a.x, a.z, a.g, a.d = <float *>x.start, <float *>z.start, <float *>g.start, <float *>d.start
     a.first, a.left = <int64_t *>first.start, &plan.c.left
-    # from the end on, so that places stay what they are
+    few = [Operand(operand.array[:n]) for operand in (z, g, d)] # a step's
     together = f"every {plan.c.block} steps: "
-    with_w = 2.0 * n * i * o
-    insert_part(plan, last + 1, &a, FNN_UPDATE_BLOCK, together + end.name, with_w, [x, d, first] + advance.writes, weight)
-    insert_part(plan, backward, &a, FNN_BACKWARD_STEP, end.name + ", delayed", 2.0 * n * o, [first] + dout, [d] + bias)
+    block_work = 2.0 * a.rows * i * o
+    # from the end on, so that places stay what they are
+    insert_part(plan, last + 1, &a, FNN_UPDATE_BLOCK, together + end.name, block_work, [x, d, first] + advance.writes, weight)
+    insert_part(plan, backward, &a, FNN_BACKWARD_STEP, end.name + ", delayed", 2.0 * n * o, [first] + dout, few[2:] + bias)
     plan.remove(backward + 1)
-    insert_part(plan, forward, &a, FNN_FORWARD_STEP, start.name + ", delayed", n * o * a.rows, [z, g, d, first] + bias, start.writes)
+    insert_part(plan, forward, &a, FNN_FORWARD_STEP, start.name + ", delayed", n * o * a.rows, few[:2] + [d, first] + bias, start.writes)
     plan.remove(forward + 1)
-    insert_part(plan, 0, &a, FNN_MULTIPLY_BLOCK, together + start.name, with_w + 2.0 * n * i * a.rows, [x, first] + weight, [z, g])
-    insert_part(plan, 0, &a, FNN_GATHER_BLOCK, together + gather.name, 0, gather.reads, [x, first])
+    insert_part(plan, 0, &a, FNN_MULTIPLY_BLOCK, together + start.name, block_work + a.rows * i * a.rows, [x, first] + weight, [z, g])
+    insert_part(plan, 0, &a, FNN_GATHER_BLOCK, together + gather.name, 20.0 * a.rows * i, gather.reads, [x, first])
     plan.remove(2)
+    plan.ops[0].gathers = True
+    for place in (0, 1, plan.c.n - 1):
+        plan.c.work -= plan.c.ops[place].work * (1 - 1 / <double>plan.c.block)
+        plan.c.ops[place].work /= plan.c.block # a step's share of it
     plan.c.first, plan.c.last = 2, 1
 
 
 cdef insert_part(
     Plan plan, int place, fnn_delayed_args *a, fnn_delayed_part part, str name, double work, list reads, list writes
 ):
-    """`work` is a step's share of it."""
     a.part = part
     plan.insert(place, FNN_OP_delayed, a, sizeof(a[0]), work, reads, writes)
     plan.ops[place].name = name
-    if part != FNN_FORWARD_STEP and part != FNN_BACKWARD_STEP:
-        plan.c.ops[place].serial = 2.0 * a.rows * a.forward.i * a.forward.o < FNN_PARALLEL_WORK

@@ -176,6 +176,8 @@ cdef class Plan:
         """Inside this block, on this thread, compiled kernels check and record instead of computing."""
         if fnn_capturing != NULL:
             raise RuntimeError("a plan is already being captured on this thread")
+        if self.c.block > 1:
+            raise RuntimeError("steps of this plan change a weight together: no operation can follow them")
         self.start_capture()
         try:
             yield self
@@ -271,7 +273,9 @@ cdef class Plan:
         return self.c.pace.threads
 
     def replay(self, int64_t steps=1, double budget=0.04):
-        """Runs up to `steps` whole steps, at least one, for at most about `budget` seconds.
+        """Runs up to `steps` whole steps, for at most about `budget` seconds but at least one.
+
+        Where steps change a weight together, time ends them after the last of a block.
 
         Returns
         -------
@@ -329,7 +333,7 @@ cdef class Plan:
             {
                 "name": op.name,
                 "shapes": op.shapes,
-                "bytes": op.nbytes / (1 if self.c.first <= i < self.c.n - self.c.last else self.c.block),
+                "bytes": op.nbytes // (1 if self.c.first <= i < self.c.n - self.c.last else self.c.block),
                 "flops": 0.0 if op.gathers else self.c.ops[i].work,
                 "threads": 1 if self.c.ops[i].serial else fnn_get_threads(),
                 "seconds": self.c.ops[i].seconds / self.profiled if self.profiled else None,
