@@ -401,15 +401,23 @@ typedef struct {
     int64_t n, f, limit;
 } fnn_gather_rows_args;
 /* A part of what steps do with a first dense layer whose weight they move once for all of them (delayed.c). */
-typedef enum { FNN_GATHER_BLOCK, FNN_MULTIPLY_BLOCK, FNN_FORWARD_STEP, FNN_BACKWARD_STEP, FNN_UPDATE_BLOCK } fnn_delayed_part;
+typedef enum {
+    FNN_GATHER_BLOCK, FNN_MULTIPLY_BLOCK, FNN_FORWARD_STEP, FNN_PENALTY_STEP, FNN_BACKWARD_STEP, FNN_UPDATE_BLOCK
+} fnn_delayed_part;
+typedef struct {
+    int64_t first;  /* where the block begins, in the clock's rows */
+    double penalty; /* l2 times the sum of the squares of the weight as it would be by now */
+    float shrunk;   /* what L2 has added to the weight, as a part of it */
+} fnn_delayed_state;
 typedef struct {
     fnn_delayed_part part;
     fnn_gather_rows_args gather;
     fnn_dense_forward_args forward;
-    fnn_dense_backward_w_args backward; /* fused with SGD */
+    fnn_dense_backward_w_args backward; /* fused with SGD, without L1 */
+    fnn_chunk_sums_args squares;        /* of the weight as the block begins, where L2 adds to the loss */
     int64_t rows;        /* samples that a block has at most, a multiple of a step's */
     const int64_t *left; /* steps to be done from this block on */
-    int64_t *first;      /* where the block begins, in the clock's rows */
+    fnn_delayed_state *state;
     float *x, *z, *g, *d; /* scratch: (R, I), (R, O), (R, R), (R, O) */
 } fnn_delayed_args;
 

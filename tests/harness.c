@@ -236,7 +236,8 @@ static void check_delayed(int64_t n, int64_t i, int64_t o, int threads) {
         float *weights = malloc(size), *out = numbers(n * o), *bias = malloc(sizeof(float) * (size_t)o);
         float *x = numbers(many * i), *z = numbers(many * o), *g = numbers(many * many), *d = numbers(many * o);
         memcpy(weights, w, size), memcpy(bias, b, sizeof(float) * (size_t)o);
-        int64_t clock[3] = {0}, done = 0, total = 0, start = -1;
+        int64_t clock[3] = {0}, done = 0, total = 0;
+        fnn_delayed_state state = {-1, 0, 0};
         int32_t *label = malloc(sizeof *label * (size_t)n);
         fnn_plan plan = {.block = BLOCK, .first = 2, .last = 1};
         const double step = o > 50 ? 1e6 : 1; /* shared */
@@ -245,8 +246,8 @@ static void check_delayed(int64_t n, int64_t i, int64_t o, int threads) {
         fnn_delayed_args part = {
             .gather = {data, false, NULL, 1, clock, NULL, n, i, rows},
             .forward = {NULL, weights, bias, out, n, i, o, FNN_TANH, 0, out, true, NULL, NULL},
-            .backward = {out, NULL, NULL, NULL, n, i, o, &lr, 1, clock, weights, bias, 0, 0, true},
-            .rows = many, .left = &plan.left, .first = &start, .x = x, .z = z, .g = g, .d = d};
+            .backward = {out, NULL, NULL, NULL, n, i, o, &lr, 1, clock, weights, bias, 0, 0.1f * (float)(i % 2), true},
+            .rows = many, .left = &plan.left, .state = &state, .x = x, .z = z, .g = g, .d = d};
         part.part = FNN_GATHER_BLOCK, append(&plan, FNN_OP_delayed, &part, sizeof part, 1e6);
         part.part = FNN_MULTIPLY_BLOCK, append(&plan, FNN_OP_delayed, &part, sizeof part, 1e6);
         append(&plan, FNN_OP_gather_labels, &gather_label, sizeof gather_label, 1);

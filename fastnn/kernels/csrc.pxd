@@ -453,17 +453,22 @@ cdef extern from "fastnn.h" nogil:
         FNN_GATHER_BLOCK
         FNN_MULTIPLY_BLOCK
         FNN_FORWARD_STEP
+        FNN_PENALTY_STEP
         FNN_BACKWARD_STEP
         FNN_UPDATE_BLOCK
+
+    ctypedef struct fnn_delayed_state:
+        pass
 
     ctypedef struct fnn_delayed_args:
         fnn_delayed_part part
         fnn_gather_rows_args gather
         fnn_dense_forward_args forward
         fnn_dense_backward_w_args backward
+        fnn_chunk_sums_args squares
         int64_t rows
         const int64_t *left
-        int64_t *first
+        fnn_delayed_state *state
         float *x
         float *z
         float *g

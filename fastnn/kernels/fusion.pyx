@@ -490,8 +490,8 @@ cdef delay_updates(Plan plan, double filled):
     are so few that a step takes as long as to read the weight and to write it.
     """
     cdef fnn_delayed_args a
-    cdef Operand operand, x, z, g, d, first
-    cdef int forward, backward, last = plan.c.n - 1
+    cdef Operand operand, x, z, g, d, state
+    cdef int forward, backward, squares = 0, last = plan.c.n - 1
     if plan.c.n == 0 or plan.c.ops[0].op != FNN_OP_gather_rows or plan.c.ops[last].op != FNN_OP_advance:
         return
     gather, advance = plan.ops[0], plan.ops[last]
@@ -515,7 +515,7 @@ cdef delay_updates(Plan plan, double filled):
         and a.forward.w == a.backward.w
         and a.forward.b == a.backward.b
         and a.backward.lr != NULL
-        and a.backward.l1 == a.backward.l2 == 0
+        and a.backward.l1 == 0
         # a block of steps is not interrupted
         and plan.c.work * (BLOCK // n) < FNN_LONG_WORK
     ):
@@ -524,31 +524,51 @@ cdef delay_updates(Plan plan, double filled):
     weight = [operand for operand in start.reads if operand.start == <uintptr_t>a.forward.w]
     dout = [operand for operand in end.reads if operand.start != <uintptr_t>a.gather.out] # and what SGD reads
     bias = [operand for operand in end.writes if operand.start == <uintptr_t>a.backward.b]
-    if any(any_overlap(op.reads + op.writes, weight + bias) for op in plan.ops if op is not start and op is not end):
-        return # somebody else needs them as they are after each step
+    for j, op in enumerate(plan.ops):
+        if j in users or not any_overlap(op.reads + op.writes, weight + bias):
+            continue
+        if plan.c.ops[j].op == FNN_OP_chunk_sums:
+            a.squares = (<fnn_chunk_sums_args *>plan.c.ops[j].args)[0]
+        if squares or plan.c.ops[j].op != FNN_OP_chunk_sums or a.squares.n != i * o or a.squares.l1 or a.squares.l2 != a.backward.l2:
+            return # somebody else needs them as they are after each step
+        squares = j
     plan.c.block = BLOCK // n
     a.rows = plan.c.block * n
     x, z, g, d = [Operand(np.zeros((a.rows, m), np.float32)) for m in (i, o, a.rows, o)]
-    first = Operand(np.zeros(1, np.int64))
+    state = Operand(np.zeros(sizeof(fnn_delayed_state) // 8, np.int64))
     a.x, a.z, a.g, a.d = <float *>x.start, <float *>z.start, <float *>g.start, <float *>d.start
-    a.first, a.left = <int64_t *>first.start, &plan.c.left
-    few = [Operand(operand.array[:n]) for operand in (z, g, d)] # a step's
+    a.state, a.left = <fnn_delayed_state *>state.start, &plan.c.left
+    few_z, few_g, few_d = [Operand(operand.array[:n]) for operand in (z, g, d)] # a step's
     together = f"every {plan.c.block} steps: "
     block_work = 2.0 * a.rows * i * o
     # from the end on, so that places stay what they are
-    insert_part(plan, last + 1, &a, FNN_UPDATE_BLOCK, together + end.name, block_work, [x, d, first] + advance.writes, weight)
-    insert_part(plan, backward, &a, FNN_BACKWARD_STEP, end.name + ", delayed", 2.0 * n * o, [first] + dout, few[2:] + bias)
+    insert_part(plan, last + 1, &a, FNN_UPDATE_BLOCK, together + end.name, block_work, [x, d, state] + advance.writes, weight)
+    insert_part(
+        plan, backward, &a, FNN_BACKWARD_STEP, end.name + ", delayed", 2.0 * n * o,
+        dout + ([few_z, few_g, d] if a.backward.l2 else []), [few_d, state] + bias,
+    )
+    plan.c.ops[backward].serial |= a.backward.l2 != 0
     plan.remove(backward + 1)
-    insert_part(plan, forward, &a, FNN_FORWARD_STEP, start.name + ", delayed", n * o * a.rows, few[:2] + [d, first] + bias, start.writes)
+    if squares:
+        sums = plan.ops[squares].writes
+        insert_part(plan, squares, &a, FNN_PENALTY_STEP, "chunk_sums, delayed", 0, [state], sums)
+        plan.remove(squares + 1)
+    insert_part(
+        plan, forward, &a, FNN_FORWARD_STEP, start.name + ", delayed", n * o * a.rows,
+        [few_g, d, state] + bias, [few_z] + start.writes,
+    )
     plan.remove(forward + 1)
-    insert_part(plan, 0, &a, FNN_MULTIPLY_BLOCK, together + start.name, block_work + a.rows * i * a.rows, [x, first] + weight, [z, g])
-    insert_part(plan, 0, &a, FNN_GATHER_BLOCK, together + gather.name, 20.0 * a.rows * i, gather.reads, [x, first])
-    plan.remove(2)
+    plan.remove(0)
+    if squares:
+        plan.insert(0, FNN_OP_chunk_sums, &a.squares, sizeof(a.squares), 2.0 * i * o, weight, sums)
+        plan.ops[0].name = together + plan.ops[0].name
+    insert_part(plan, 0, &a, FNN_MULTIPLY_BLOCK, together + start.name, block_work + a.rows * i * a.rows, [x, state] + weight, [z, g])
+    insert_part(plan, 0, &a, FNN_GATHER_BLOCK, together + gather.name, 20.0 * a.rows * i, gather.reads, [x, state])
     plan.ops[0].gathers = True
-    for place in (0, 1, plan.c.n - 1):
+    plan.c.first, plan.c.last = 3 if squares else 2, 1
+    for place in (*range(plan.c.first), plan.c.n - 1):
         plan.c.work -= plan.c.ops[place].work * (1 - 1 / <double>plan.c.block)
         plan.c.ops[place].work /= plan.c.block # a step's share of it
-    plan.c.first, plan.c.last = 2, 1
 
 
 cdef insert_part(
