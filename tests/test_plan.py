@@ -429,6 +429,53 @@ def test_table_has_a_steps_part_of_what_several_do_together(compiled):
     assert rows["dense_backward_w + sgd_update, delayed"]["bytes"] < 5000
 
 
+@pytest.mark.parametrize("how", ["apart", "in one array", "after the update"])
+def test_who_else_writes_or_reads_a_penalty(how, compiled):
+    """What is its own, and summed before the weight moves, is known without reading the weight."""
+    k, results = compiled, []
+    for fuse in (True, False):
+        rng = np.random.default_rng(0)
+        data, theta = (0.1 * rng.standard_normal(n, np.float32) for n in (48 * 64, 2 * 64 * 64))
+        grad, (x, hidden, out, dout) = np.zeros_like(theta), np.zeros((4, 1, 64), np.float32)
+        (w, v), (dw, dv) = theta.reshape(2, 64, 64), grad.reshape(2, 64, 64)
+        loss, losses, sums = np.zeros(1, np.float32), np.zeros(48, np.float32), np.zeros((2, 4))
+        clock, lr, zero = (
+            np.zeros(3, np.int64),
+            np.full(1, 0.05, np.float32),
+            np.zeros(1, np.float32),
+        )
+
+        def add_penalties(sums=sums, w=w, v=v, loss=loss, losses=losses, clock=clock):
+            for part, weight in ((0, w), (0 if how == "in one array" else 1, v)):
+                k.chunk_sums(weight.reshape(-1), 0.0, 0.5, sums[part])
+                k.add_chunk_sums(sums[part], loss)
+            k.log_step(loss, None, clock, losses, None)
+
+        plan = k.Plan()
+        with plan.capture():
+            k.gather_rows(data.reshape(48, 64), None, 1.0, clock, x)
+            k.relu_forward(zero, loss)
+            k.dense_forward(x, w, None, hidden)
+            k.dense_forward(hidden, v, None, out)
+            if how != "after the update":
+                add_penalties()
+            k.dense_backward(out, hidden, v, dout, dv, None)
+            k.dense_backward(dout, x, w, None, dw, None)
+            k.penalty_gradient(w.reshape(-1), 0.0, 0.5, dw.reshape(-1))
+            k.penalty_gradient(v.reshape(-1), 0.0, 0.5, dv.reshape(-1))
+            k.sgd_update(grad, lr, 0.0, False, clock, None, theta)
+            if how == "after the update":
+                add_penalties()
+            k.advance(1, clock)
+        if fuse:
+            k.fuse(plan)
+            assert any("delayed" in name for name in names(plan)) == (how == "apart")
+        assert plan.replay(48, budget=60) == 48
+        results.append((losses, theta))
+    for fused, plain in zip(*results, strict=True):
+        np.testing.assert_allclose(fused, plain, rtol=1e-5, atol=1e-7)
+
+
 def test_profiled_steps_move_the_weight_together_too(compiled):
     plain, profiled = few_samples(1, 784, 128), few_samples(1, 784, 128)
     plain.plan.replay(60, budget=60)

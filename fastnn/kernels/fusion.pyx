@@ -520,6 +520,7 @@ cdef delay_updates(Plan plan, double filled):
         and plan.c.work * (BLOCK // n) < FNN_LONG_WORK
     ):
         return
+    a.squares = fnn_chunk_sums_args(NULL, 0, 0, NULL, 0)
     start, end = plan.ops[forward], plan.ops[backward]
     weight = [operand for operand in start.reads if operand.start == <uintptr_t>a.forward.w]
     dout = [operand for operand in end.reads if operand.start != <uintptr_t>a.gather.out] # and what SGD reads
@@ -529,7 +530,16 @@ cdef delay_updates(Plan plan, double filled):
             continue
         if plan.c.ops[j].op == FNN_OP_chunk_sums:
             a.squares = (<fnn_chunk_sums_args *>plan.c.ops[j].args)[0]
-        if squares or plan.c.ops[j].op != FNN_OP_chunk_sums or a.squares.n != i * o or a.squares.l1 or a.squares.l2 != a.backward.l2:
+        if (
+            squares
+            or plan.c.ops[j].op != FNN_OP_chunk_sums
+            or not forward < j < backward
+            or a.squares.x != a.forward.w
+            or a.squares.n != i * o
+            or a.squares.l1 != 0
+            or a.squares.l2 != a.backward.l2
+            or any(any_overlap(other.writes, op.writes) for other in plan.ops if other is not op)
+        ):
             return # somebody else needs them as they are after each step
         squares = j
     plan.c.block = BLOCK // n
@@ -545,13 +555,13 @@ cdef delay_updates(Plan plan, double filled):
     insert_part(plan, last + 1, &a, FNN_UPDATE_BLOCK, together + end.name, block_work, [x, d, state] + advance.writes, weight)
     insert_part(
         plan, backward, &a, FNN_BACKWARD_STEP, end.name + ", delayed", 2.0 * n * o,
-        dout + ([few_z, few_g, d] if a.backward.l2 else []), [few_d, state] + bias,
+        dout + ([few_z, few_g] if a.backward.l2 else []), [d if a.backward.l2 else few_d, state] + bias,
     )
     plan.c.ops[backward].serial |= a.backward.l2 != 0
     plan.remove(backward + 1)
     if squares:
         sums = plan.ops[squares].writes
-        insert_part(plan, squares, &a, FNN_PENALTY_STEP, "chunk_sums, delayed", 0, [state], sums)
+        insert_part(plan, squares, &a, FNN_PENALTY_STEP, "chunk_sums, delayed", 0, [], [state] + sums)
         plan.remove(squares + 1)
     insert_part(
         plan, forward, &a, FNN_FORWARD_STEP, start.name + ", delayed", n * o * a.rows,
