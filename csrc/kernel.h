@@ -17,8 +17,6 @@
 /* The clock is data: a plan that is replayed past the end of its epoch must not read there. */
 INLINE bool past_end(int64_t first, int64_t n, int64_t limit) { return first < 0 || first > limit - n; }
 
-INLINE int64_t row_at(const int64_t *rows, int64_t i) { return rows ? rows[i] : i; }
-
 /* the first n lanes; n is VL as a constant in the main loops, so the choice costs nothing there */
 INLINE vf load_part(const float *p, int n) { return n == VL ? v_load(p) : v_load_n(p, n); }
 INLINE void store_part(float *p, vf x, int n) {
@@ -43,26 +41,11 @@ INLINE vf penalty_slope(vf w, float l1, float l2) {
     return v_fma(v_set1(2 * l2), w, (vf)sign);
 }
 
+/* an op that another one begins with (step.c) */
 int FN(gather_rows)(const void *args, fnn_part part);
 /* fused into products: the same elementwise code on a block of them (elementwise.c) */
 void FN(activate)(fnn_activation f, float slope, const float *x, float *y, int64_t n);
 /* dx = dx * f'(saved) */
 void FN(activate_backward)(fnn_activation f, float slope, const float *saved, float *dx, int64_t n);
-
-/* to = columns [lo, hi) of the epoch's i-th row of data, scaled */
-INLINE void gather_row(const fnn_gather_rows_args *a, int64_t i, int64_t lo, int64_t hi, float *to) {
-    const size_t row = (size_t)row_at(a->rows, i) * (size_t)a->f;
-    const vf scale = v_set1(a->scale);
-    int64_t j = lo;
-    if (a->is_u8) {
-        const uint8_t *x = (const uint8_t *)a->data + row;
-        for (; j + VL <= hi; j += VL, to += VL) v_store(to, v_load_u8(x + j) * scale);
-        for (; j < hi; j++) *to++ = (float)x[j] * a->scale;
-    } else {
-        const float *x = (const float *)a->data + row;
-        for (; j + VL <= hi; j += VL, to += VL) v_store(to, v_load(x + j) * scale);
-        for (; j < hi; j++) *to++ = x[j] * a->scale;
-    }
-}
 
 #endif

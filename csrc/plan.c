@@ -111,22 +111,6 @@ static void run_steps(void *context, fnn_team *team, int thread) {
     }
 }
 
-typedef struct {
-    fnn_op op;
-    const void *args;
-    int status;
-} single_op;
-
-static void run_share(void *context, fnn_part part) {
-    single_op *single = context;
-    const int status = fnn_current_isa->ops[single->op](single->args, part);
-    if (status != FNN_OK) __atomic_store_n(&single->status, status, __ATOMIC_RELAXED);
-}
-
-static void run_single(void *context, fnn_team *team, int thread) {
-    fnn_phase(team, thread, 1, team->n, run_share, context);
-}
-
 /* ---- how many threads ------------------------------------------------------------------------ */
 
 /* Where a step takes microseconds, to meet may take longer than to compute alone: it depends on how far the cores are
@@ -140,27 +124,19 @@ enum {
     LONG_STEP = 500000,         /* ns; a step so long is worth all threads */
 };
 
-/* What the last step of a block does: for one that a loss, or the end of the data, has ended before. */
-static void end_block(const fnn_plan *plan, int threads) {
-    fnn_team team;
-    for (int i = plan->n - plan->last; i < plan->n; i++) {
-        single_op single = {plan->ops[i].op, plan->ops[i].args, FNN_OK};
-        fnn_team_init(&team, NULL);
-        fnn_parallel(run_single, &single, threads, &team);
-    }
-}
-
 /* Runs so many steps, if there are as many left and nothing ends them before; returns the ns that a step took. */
 static double run_on(run_state *run, int threads, int64_t steps, int64_t deadline) {
+    fnn_plan *const plan = run->plan;
     const int64_t start = fnn_now(), before = run->done;
     run->steps = steps < run->wanted - before ? steps : run->wanted - before;
     run->deadline = deadline;
-    run->plan->left = run->steps;
+    plan->left = run->steps;
     fnn_team_init(run->team, run->poll);
     fnn_parallel(run_steps, run, threads, run->team);
-    if (run->status != FNN_OK) end_block(run->plan, threads);
+    if (run->status != FNN_OK) /* within a block: what its last step would do is left */
+        for (int i = plan->n - plan->last; i < plan->n; i++) fnn_run_op(plan->ops[i].op, plan->ops[i].args, plan->ops[i].work, NULL);
     const int64_t took = fnn_now() - start;
-    run->plan->pace.wait -= took;
+    plan->pace.wait -= took;
     return (double)took / (double)(run->done - before);
 }
 
@@ -215,6 +191,22 @@ fnn_outcome fnn_plan_run(fnn_plan *plan, int64_t steps, int64_t budget, bool pro
     } while (!has_ended(&run));
     *done = run.done;
     return team.interrupted ? FNN_HALTED_USER : outcome(run.status);
+}
+
+typedef struct {
+    fnn_op op;
+    const void *args;
+    int status;
+} single_op;
+
+static void run_share(void *context, fnn_part part) {
+    single_op *single = context;
+    const int status = fnn_current_isa->ops[single->op](single->args, part);
+    if (status != FNN_OK) __atomic_store_n(&single->status, status, __ATOMIC_RELAXED);
+}
+
+static void run_single(void *context, fnn_team *team, int thread) {
+    fnn_phase(team, thread, 1, team->n, run_share, context);
 }
 
 fnn_outcome fnn_run_op(fnn_op op, const void *args, double work, int (*poll)(void)) {

@@ -1,6 +1,24 @@
 /* What a training step does besides computing: fetch its batch, log its loss, count itself. */
 #include "kernel.h"
 
+static int64_t row_at(const int64_t *rows, int64_t i) { return rows ? rows[i] : i; }
+
+/* to = the epoch's i-th row of data, scaled */
+static void gather_row(const fnn_gather_rows_args *a, int64_t i, float *to) {
+    const size_t row = (size_t)row_at(a->rows, i) * (size_t)a->f;
+    const vf scale = v_set1(a->scale);
+    int64_t j = 0;
+    if (a->is_u8) {
+        const uint8_t *x = (const uint8_t *)a->data + row;
+        for (; j + VL <= a->f; j += VL) v_store(to + j, v_load_u8(x + j) * scale);
+        for (; j < a->f; j++) to[j] = (float)x[j] * a->scale;
+    } else {
+        const float *x = (const float *)a->data + row;
+        for (; j + VL <= a->f; j += VL) v_store(to + j, v_load(x + j) * scale);
+        for (; j < a->f; j++) to[j] = x[j] * a->scale;
+    }
+}
+
 /* out[i] = data[rows[clock[0] + i]] * scale */
 KERNEL(gather_rows) {
     enum { AHEAD = 4, LINE = 64, POLL = 256 };
@@ -16,7 +34,7 @@ KERNEL(gather_rows) {
             const char *next = (const char *)a->data + (size_t)row_at(a->rows, first + i + AHEAD) * row_bytes;
             for (size_t b = 0; b < row_bytes; b += LINE) __builtin_prefetch(next + b);
         }
-        gather_row(a, first + i, 0, f, a->out + i * f);
+        gather_row(a, first + i, a->out + i * f);
     }
     return FNN_OK;
 }

@@ -239,19 +239,24 @@ static void check_delayed(int64_t n, int64_t i, int64_t o, int threads) {
         int64_t clock[3] = {0}, done = 0, total = 0;
         fnn_delayed_state state = {-1, 0, 0};
         int32_t *label = malloc(sizeof *label * (size_t)n);
-        fnn_plan plan = {.block = BLOCK, .first = 2, .last = 1};
-        const double step = o > 50 ? 1e6 : 1; /* shared */
+        const bool l2 = i % 2;
+        double *sums = calloc((size_t)(i * o / FNN_CHUNK + 1), sizeof *sums);
+        fnn_plan plan = {.block = BLOCK, .first = l2 ? 3 : 2, .last = 1};
+        const double step = o > 50 && !l2 ? 1e6 : 1; /* shared */
         const fnn_gather_labels_args gather_label = {labels, NULL, clock, label, n, 1, rows};
         const fnn_advance_args advance = {n, clock};
         fnn_delayed_args part = {
             .gather = {data, false, NULL, 1, clock, NULL, n, i, rows},
             .forward = {NULL, weights, bias, out, n, i, o, FNN_TANH, 0, out, true, NULL, NULL},
-            .backward = {out, NULL, NULL, NULL, n, i, o, &lr, 1, clock, weights, bias, 0, 0.1f * (float)(i % 2), true},
+            .backward = {out, NULL, NULL, NULL, n, i, o, &lr, 1, clock, weights, bias, 0, l2 ? 0.1f : 0, true},
+            .squares = {weights, 0, 0.1f, sums, i * o},
             .rows = many, .left = &plan.left, .state = &state, .x = x, .z = z, .g = g, .d = d};
         part.part = FNN_GATHER_BLOCK, append(&plan, FNN_OP_delayed, &part, sizeof part, 1e6);
         part.part = FNN_MULTIPLY_BLOCK, append(&plan, FNN_OP_delayed, &part, sizeof part, 1e6);
+        if (l2) append(&plan, FNN_OP_chunk_sums, &part.squares, sizeof part.squares, 1e6);
         append(&plan, FNN_OP_gather_labels, &gather_label, sizeof gather_label, 1);
         part.part = FNN_FORWARD_STEP, append(&plan, FNN_OP_delayed, &part, sizeof part, step);
+        if (l2) part.part = FNN_PENALTY_STEP, append(&plan, FNN_OP_delayed, &part, sizeof part, 1);
         part.part = FNN_BACKWARD_STEP, append(&plan, FNN_OP_delayed, &part, sizeof part, step);
         append(&plan, FNN_OP_advance, &advance, sizeof advance, 1);
         part.part = FNN_UPDATE_BLOCK, append(&plan, FNN_OP_delayed, &part, sizeof part, 1e6);
@@ -272,7 +277,7 @@ static void check_delayed(int64_t n, int64_t i, int64_t o, int threads) {
         if (round == 0) memcpy(first, weights, size);
         else if (memcmp(first, weights, size)) failures++;
         fnn_plan_clear(&plan);
-        free(weights), free(out), free(bias), free(x), free(z), free(g), free(d), free(label);
+        free(weights), free(out), free(bias), free(x), free(z), free(g), free(d), free(label), free(sums);
     }
     free(data), free(w), free(b), free(first), free(labels);
 }
@@ -384,6 +389,7 @@ int main(void) {
         check_plan(420, 130, 150, threads);
         check_delayed(1, 33, 9, threads);
         check_delayed(3, 300, 71, threads);
+        check_delayed(2, 301, 43, threads);
         check_delayed(1, 1700, 13, 3 * threads);
     }
     for (fnn_cell cell = FNN_RNN_TANH; cell <= FNN_GRU; cell++) {
