@@ -17,8 +17,8 @@ reports: .venv/demo
 
 test: .venv/test
 	$(PY) -m pytest
-	FASTNN_ISA=scalar $(PY) -m pytest tests/test_plan.py tests/test_trainer.py tests/test_model.py \
-		-k "not reference"
+	FASTNN_ISA=scalar $(PY) -m pytest tests/test_plan.py tests/test_fusion.py tests/test_trainer.py \
+		tests/test_model.py tests/test_samples.py -k "not reference"
 
 # what a release is tested with, on every instruction set that the CPU has: many hours
 test-release: .venv/test

@@ -21,7 +21,8 @@ from bench.peers.__main__ import names_in
 from bench.peers.rows import DATA, ROWS, SMOKE, Row, pixels_and_labels
 from bench.peers.with_fastnn import stepper, training
 from bench.peers.worker import calls_for, repeats
-from fastnn.trainer import Data, Trainer
+from fastnn.samples import Data
+from fastnn.trainer import Trainer
 
 WAYS: dict[str, dict[str, bool]] = {
     "reference": {},

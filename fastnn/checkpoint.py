@@ -21,7 +21,7 @@ from fastnn.files import TRAINING, FileFormatError, TensorFile, parse, to_path, 
 from fastnn.history import History
 from fastnn.losses import Loss
 from fastnn.optimizers import Optimizer
-from fastnn.trainer import Data
+from fastnn.samples import Data
 
 if TYPE_CHECKING:
     from fastnn.model import Sequential

@@ -5,7 +5,7 @@ Leaves who may use which predictor at a time to ``Sequential``.
 
 from collections.abc import Callable
 from functools import partial
-from math import isfinite, prod
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,27 +17,20 @@ from fastnn.formats import outside, seen
 from fastnn.layers.recurrent import Recurrent
 from fastnn.memory import Workspace
 from fastnn.reference.norms import CHUNK
-from fastnn.trainer import record, unrecordable
+from fastnn.samples import chunk_rows, sequence_lengths, to_samples
+from fastnn.trainer import record, unrecordable, warn_eager
 
 if TYPE_CHECKING:
     from fastnn.model import Sequential
 
-__all__ = ["Predictor", "chunk_rows"]
+__all__ = ["Predictor"]
 
-_CHUNK_BYTES = 2**21
-_MAX_CHUNK = 1024
 _MAX_RUNS = 64
 _FLOAT32 = np.dtype(np.float32)
 
 # Where the input goes, the same as a matrix in the layers' order, sums of its squares, which are
 # finite if all of it is, the output, what computes it.
 _Run = tuple[Array, Array, memoryview, Array, Callable[[], Any]]
-
-
-def chunk_rows(model: "Sequential") -> int:
-    """Return how many samples to compute at once: as many as leave their activations in cache."""
-    floats = max(prod(layer.input_shape) + prod(layer.output_shape) for layer in model.layers)
-    return max(16, min(_MAX_CHUNK, _CHUNK_BYTES // (4 * floats)))
 
 
 class Predictor:
@@ -70,7 +63,7 @@ class Predictor:
         self.clock = np.zeros(3, np.int64)
         blocker = unrecordable(k, layers)
         if blocker is not None:
-            model.warn_eager(blocker)
+            warn_eager(model, blocker)
         self.eager = blocker is not None or k is not backend.compiled
         self.direct = not (
             self.eager or self.stateful or lengths or model.layers[0].input_dtype is not None
@@ -126,8 +119,8 @@ class Predictor:
         k = backend.kernels_for(model.dtype)
         if k is not self.k:
             self._use(k, self.workspace.n)
-        rows, scale = model.convert("x", x)
-        ends = model.sequence_lengths("lengths", lengths, len(rows), self.end)
+        rows, scale = to_samples(model, "x", x)
+        ends = sequence_lengths(model.layers[: self.end], "lengths", lengths, len(rows))
         shape = outside(model.layers[self.end - 1].output_shape, model.data_format)
         out = np.empty((len(rows), *shape), model.dtype)
         begun = [layer.begin(len(rows), model.dtype) for layer in self.stateful]

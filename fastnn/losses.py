@@ -3,7 +3,7 @@
 Leaves the mean over an epoch's batches to the trainer.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import ClassVar
 
@@ -34,6 +34,8 @@ __all__ = [
     "Loss",
     "MeanAbsoluteError",
     "MeanSquaredError",
+    "included",
+    "last_computing",
     "weights_of",
 ]
 
@@ -382,6 +384,32 @@ LOSSES: dict[str, type[Loss]] = {
     "mae": MeanAbsoluteError,
     "huber": Huber,
 }
+
+
+def last_computing(layers: Sequence[Layer]) -> Layer | None:
+    """Return the last layer that computes something; views of its output may follow it."""
+    return next((layer for layer in reversed(layers) if not layer.view), None)
+
+
+def included(loss: Loss, layers: Sequence[Layer]) -> Layer | None:
+    """Return the last activation if the loss computes it itself.
+
+    Raises
+    ------
+    ValueError
+        If it is a softmax over other rows than those of the output.
+    """
+    layer = last_computing(layers)
+    if loss.includes is None or not isinstance(layer, loss.includes):
+        return None
+    if loss.by_rows and any(
+        one.output_shape[-1] != layer.output_shape[-1] for one in layers[layer.index :]
+    ):
+        raise ValueError(
+            f"{layer.label}: its rows of {layer.output_shape[-1]} are not those of the output, of "
+            "which the loss takes the softmax"
+        )
+    return layer
 
 
 def weights_of(

@@ -1,14 +1,13 @@
 """Owns the model: layers in a row, their weights in one vector, and the public verbs.
 
-Leaves the training step to ``trainer``, the forward pass alone to ``inference``, and what a layer
-computes to ``layers``.
+Leaves samples and targets to ``samples``, the training step to ``trainer``, the forward pass alone
+to ``inference``, and what a layer computes to ``layers``.
 """
 
 import copy
 import math
 import os
 import threading
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -25,25 +24,21 @@ from fastnn.checks import (
     check_integer,
     check_shape,
     to_array,
-    to_lengths,
-    to_rows,
-    users_frame,
 )
-from fastnn.component import Component, choose
-from fastnn.formats import check_format, inside, outside, rows_inside
+from fastnn.component import choose
+from fastnn.formats import check_format, inside, outside
 from fastnn.history import History
-from fastnn.inference import Predictor, chunk_rows
+from fastnn.inference import Predictor
 from fastnn.layers.activations import Sigmoid
 from fastnn.layers.base import Layer
-from fastnn.layers.embedding import Embedding
-from fastnn.layers.normalization import BatchNorm
 from fastnn.layers.recurrent import Recurrent
-from fastnn.losses import LOSSES, CrossEntropy, Loss, weights_of
+from fastnn.losses import LOSSES, CrossEntropy, Loss, last_computing
 from fastnn.memory import aligned_zeros
 from fastnn.optimizers import OPTIMIZERS, SGD, Optimizer
 from fastnn.progress import Progress
 from fastnn.run import Run
-from fastnn.trainer import Data, Trainer, generator
+from fastnn.samples import first_stateful, rows_at_once, to_data, to_samples, to_validation
+from fastnn.trainer import Trainer, generator
 
 __all__ = ["Sequential"]
 
@@ -479,7 +474,7 @@ class Sequential:
             seed = _seed(seed)
         if batch_size is not None:
             check_integer("batch_size", batch_size, 1)
-        carrying = self._stateful()
+        carrying = first_stateful(self)
         if shuffle and carrying is not None:
             raise ValueError(
                 f"shuffle: got True, expected False, because {carrying.label} is stateful"
@@ -490,13 +485,15 @@ class Sequential:
                 raise ValueError("validation_every: expected with validation_data only")
         self._claim()
         try:
-            data = self._data(
-                *(x, y, chosen, "x", "y", sample_weight, class_weight),
+            data = to_data(
+                *(self, x, y, chosen),
+                sample_weight=sample_weight,
+                class_weight=class_weight,
                 lengths=lengths,
             )
             held = None
             if validation_data is not None:
-                held = self._validation(validation_data, chosen, data)
+                held = to_validation(self, validation_data, chosen, data)
             self.history = history = History()
             saved = None
             if checkpoint is not None:
@@ -518,7 +515,7 @@ class Sequential:
                     self,
                     held,
                     chosen,
-                    batch_size=self._rows_at_once("validation_data[0]", held, batch_size),
+                    batch_size=rows_at_once(self, "validation_data[0]", len(held.x), batch_size),
                     eager=eager,
                     fuse=fuse,
                 )
@@ -527,7 +524,7 @@ class Sequential:
                 data,
                 chosen,
                 updater,
-                batch_size=self._rows_at_once("x", data, batch_size, train=True),
+                batch_size=rows_at_once(self, "x", len(data.x), batch_size, train=True),
                 shuffle=shuffle,
                 seed=_stream_seed(self.seed, stream) if seed is None else seed,
                 eager=eager,
@@ -548,203 +545,6 @@ class Sequential:
         if owner != me and owner in {thread.ident for thread in threading.enumerate()}:
             raise RuntimeError("fit: another thread is fitting this model; wait for it to end")
         self._fitter = me
-
-    def _data(
-        self,
-        x: ArrayLike,
-        y: ArrayLike,
-        loss: Loss,
-        x_name: str,
-        y_name: str,
-        sample_weight: ArrayLike | None = None,
-        class_weight: Mapping[int, float] | None = None,
-        lengths: ArrayLike | None = None,
-        lengths_name: str = "lengths",
-        pixels: bool = False,
-    ) -> Data:
-        """Convert and check samples and targets, once; ``pixels``: uint8 targets are such."""
-        rows, x_scale = self._rows(x_name, x)
-        assert self.input_shape is not None and self.output_shape is not None
-        if rows.dtype == np.uint8 and math.prod(self.output_shape) == rows.shape[1]:
-            pixels = True
-        seen_as = self.output_shape
-        if loss.by_rows:
-            y, seen_as = self._by_rows(y_name, y)
-        targets, y_scale = loss.targets(y_name, y, seen_as, self.dtype, pixels)
-        if len(targets) != len(rows):
-            raise ValueError(
-                f"{y_name}: got {len(targets)} rows, expected {len(rows)}, as many as {x_name} has"
-            )
-        if not loss.by_rows:
-            targets = rows_inside(targets, self.output_shape, self.data_format)
-        ends = self.sequence_lengths(lengths_name, lengths, len(rows), len(self.layers))
-        steps = None if ends is None else self._output_steps()
-        yes_or_no = loss.counts_elements and self.output_shape == (1,)
-        classes = 2 if yes_or_no else seen_as[-1]
-        per_sample = math.prod(targets.shape[1:]) if targets.dtype == np.int32 else steps or 1
-        if loss.by_rows:
-            per_sample = math.prod(seen_as[:-1])
-        weights = weights_of(
-            *(targets, sample_weight, class_weight, classes, self.dtype, per_sample),
-            lengths=ends if steps else None,
-            steps=steps or 1,
-        )
-        return Data(rows, x_scale, targets, y_scale, weights, ends, per_sample)
-
-    def _by_rows(self, name: str, y: ArrayLike) -> tuple[ArrayLike, tuple[int, ...]]:
-        """Return targets of pixels with the classes last, and the output's shape like that."""
-        assert self.output_shape is not None
-        shape = inside(self.output_shape, self.data_format)
-        if self.data_format == "channels_last" or len(shape) != 3:
-            return y, shape
-        array = to_array(name, y)
-        if array.shape[1:] == self.output_shape:
-            return np.moveaxis(array, 1, -1), shape
-        if array.shape[1:] != shape[:-1]:
-            raise ValueError(
-                f"{name}: got shape {array.shape}, expected (rows, {shape[0]}, {shape[1]}) or "
-                f"(rows, {', '.join(map(str, self.output_shape))})"
-            )
-        return array, shape
-
-    def _last(self) -> Layer | None:
-        """Return the last layer that computes something."""
-        return next((layer for layer in reversed(self.layers) if not layer.view), None)
-
-    def included(self, loss: Loss) -> Layer | None:
-        """Return the model's last activation if the loss computes it itself.
-
-        Raises
-        ------
-        ValueError
-            If there is a softmax over other rows than those of the output.
-        """
-        layer = self._last()
-        if loss.includes is None or not isinstance(layer, loss.includes):
-            return None
-        if loss.by_rows and any(
-            one.output_shape[-1] != layer.output_shape[-1] for one in self.layers[layer.index :]
-        ):
-            raise ValueError(
-                f"{layer.label}: its rows of {layer.output_shape[-1]} are not those of the output "
-                f"{self.output_shape}, of which the loss takes the softmax"
-            )
-        return layer
-
-    def _output_steps(self) -> int | None:
-        """Return how many steps the output has; None if its rows are no steps of a sequence."""
-        last = max(layer.index for layer in self.layers if layer.takes_lengths)
-        steps = self.layers[last].input_shape[0]
-        kept = all(
-            len(layer.output_shape) > 1 and layer.output_shape[0] == steps
-            for layer in self.layers[last:]
-        )
-        return steps if kept else None
-
-    def _validation(self, data: tuple[ArrayLike, ...], loss: Loss, training: Data) -> Data:
-        several = isinstance(data, (tuple, list))
-        if not several or len(data) not in (2, 3):
-            what = type(data).__name__ + (f" of {len(data)}" if several else "")
-            raise TypeError(f"validation_data: got {what}, expected (x, y) or (x, y, lengths)")
-        names = [f"validation_data[{i}]" for i in range(3)]
-        return self._data(
-            *(data[0], data[1], loss, names[0], names[1]),
-            lengths=data[2] if len(data) == 3 else None,
-            lengths_name=f"{names[2]}, the lengths",
-            pixels=training.y_scale != 1,
-        )
-
-    def _stateful(self) -> Layer | None:
-        """Return the first layer that carries its state from batch to batch."""
-        return next((layer for layer in self.layers if layer.stateful), None)
-
-    def _rows_at_once(
-        self, name: str, data: Data, batch_size: int | None, train: bool = False
-    ) -> int:
-        """Return how many rows a step takes; a state goes on in whole batches only."""
-        rows, layer = len(data.x), self._stateful()
-        if layer is None and not train:
-            return chunk_rows(self)
-        n = min(batch_size or rows, rows)
-        for one in self.layers if train and n == 1 else ():
-            if isinstance(one, BatchNorm) and math.prod(one.input_shape[:-1]) == 1:
-                raise ValueError(
-                    f"{name}: got batches of one row, expected more, because they have no variance "
-                    f"for {one.label}"
-                )
-        if layer is not None and rows % n:
-            raise ValueError(
-                f"{name}: got {rows} rows, expected a multiple of batch_size {n}, because "
-                f"{layer.label} is stateful"
-            )
-        return n
-
-    def sequence_lengths(
-        self, name: str, lengths: ArrayLike | None, rows: int, end: int
-    ) -> Array | None:
-        """Return lengths for this many samples as (N,) int32; None stands for all steps.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If they do not fit, or none of the layers before ``end`` takes sequences, or these do
-            not have the same number of steps.
-        """
-        if lengths is None:
-            return None
-        layers = [layer for layer in self.layers[:end] if layer.takes_lengths]
-        if not layers:
-            raise ValueError(f"{name}: expected with a recurrent layer only, there is none")
-        steps = [layer.input_shape[0] for layer in layers]
-        if len(set(steps)) > 1:
-            raise ValueError(
-                f"{name}: expected with recurrent layers of as many steps only, they have "
-                f"{', '.join(map(str, steps))}"
-            )
-        with layers[0].named():
-            return to_lengths(name, lengths, rows, steps[0])
-
-    def _rows(self, name: str, x: ArrayLike) -> tuple[Array, float]:
-        """Return samples as a matrix and their factor; build the model if they are its first."""
-        if self.input_shape is None:
-            array = to_array(name, x)
-            tokens = array.ndim == 1 and isinstance(self.layers[0], Embedding)
-            if not (array.ndim > 1 or tokens) or not array.size:
-                raise ValueError(
-                    f"{name}: got shape {array.shape}, expected (rows, ...), none of them 0, "
-                    f"for {self.layers[0].label}"
-                )
-            self.build(array.shape[1:] or 1)
-            x = array
-        return self.convert(name, x)
-
-    def convert(self, name: str, x: ArrayLike) -> tuple[Array, float]:
-        """Return samples as the first layer takes them, in a matrix, and their factor.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If they do not fit.
-        """
-        first = self.layers[0]
-        if isinstance(first, Embedding):
-            return first.to_rows(name, x), 1.0
-        assert self.input_shape is not None
-        rows, scale = to_rows(name, x, self.input_shape, self.dtype)
-        return rows_inside(rows, self.input_shape, self.data_format), scale
-
-    def warn_eager(self, blocker: Component) -> None:
-        """Say, once, why this model runs step by step."""
-        if self._warned:
-            return
-        self._warned = True
-        name = blocker.label if isinstance(blocker, Layer) else type(blocker).__name__
-        warnings.warn(
-            f"{name} computes outside the kernels, so no plan can be recorded and the model runs "
-            "eagerly, each step in Python. To record it, compute through the kernels k only and "
-            f"set records = True in class {type(blocker).__name__}",
-            stacklevel=users_frame(),
-        )
 
     # ---- use ---------------------------------------------------------------------------------
 
@@ -786,8 +586,8 @@ class Sequential:
         chosen = self._loss if loss is None else choose("loss", loss, Loss, LOSSES)
         if batch_size is not None:
             check_integer("batch_size", batch_size, 1)
-        data = self._data(x, y, chosen, "x", "y", sample_weight, lengths=lengths)
-        n = self._rows_at_once("x", data, batch_size)
+        data = to_data(self, x, y, chosen, sample_weight=sample_weight, lengths=lengths)
+        n = rows_at_once(self, "x", len(data.x), batch_size)
         measure = Trainer(self, data, chosen, batch_size=n)
         measure.run_epoch()
         return measure.figures()
@@ -818,7 +618,7 @@ class Sequential:
 
     def _predictor(self, x: ArrayLike, end: int, with_lengths: bool) -> Predictor:
         if self.input_shape is None:
-            self._rows("x", x)
+            to_samples(self, "x", x)
         return Predictor(self, end, with_lengths)
 
     def predict_classes(self, x: ArrayLike, lengths: ArrayLike | None = None) -> Array:
@@ -846,7 +646,7 @@ class Sequential:
         if out.shape[-1] > 1:
             classes: Array = out.argmax(axis=-1)
             return classes
-        probability = isinstance(self._last(), Sigmoid)
+        probability = isinstance(last_computing(self.layers), Sigmoid)
         if not probability and self._loss.includes is not Sigmoid:
             raise ValueError(
                 "predict_classes: the model has a single output, which is no probability; let it "

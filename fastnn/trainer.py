@@ -1,13 +1,14 @@
 """Owns the step: written once, run eagerly or recorded in a plan, over one data set.
 
-Leaves conversion of the data and the history to ``Sequential.fit``, buffers to ``memory``, and
-all arithmetic to layers, losses, optimizers and their kernels.
+Leaves conversion of the data to ``samples``, epochs and history to ``run``, buffers to ``memory``,
+and all arithmetic to layers, losses, optimizers and their kernels.
 """
 
 from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,36 +16,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fastnn import backend
-from fastnn.checks import Array, DivergenceError
+from fastnn.checks import Array, DivergenceError, users_frame
 from fastnn.component import Component
 from fastnn.history import History
 from fastnn.interrupts import Interrupts
-from fastnn.losses import Loss
+from fastnn.layers.base import Layer
+from fastnn.losses import Loss, included
 from fastnn.memory import Workspace
 from fastnn.optimizers import Optimizer, OptimizerState
 from fastnn.reference.norms import CHUNK
+from fastnn.samples import Data
 
 if TYPE_CHECKING:
     from fastnn.model import Sequential
 
-__all__ = ["Data", "Trainer", "generator", "record", "unrecordable"]
-
-
-class Data(NamedTuple):
-    """Samples and targets as matrices, each with the factor to read it with.
-
-    ``y`` may be class numbers, (N,) or (N, P) int32. ``weights`` (N, P) are those of the P rows
-    that a sample has in the loss; None stands for ones. ``lengths`` (N,) int32 are those of
-    sequences. ``rows`` is P.
-    """
-
-    x: Array
-    x_scale: float
-    y: Array
-    y_scale: float
-    weights: Array | None = None
-    lengths: Array | None = None
-    rows: int = 1
+__all__ = ["Trainer", "generator", "record", "unrecordable", "warn_eager"]
 
 
 def generator(seed: int, epoch: int) -> np.random.Generator:
@@ -84,6 +70,20 @@ def unrecordable(k: ModuleType, components: Sequence[Component]) -> Component | 
     if k is not backend.compiled:
         return None
     return next((component for component in components if not component.records), None)
+
+
+def warn_eager(model: Sequential, blocker: Component) -> None:
+    """Say, once for a model, why it runs step by step."""
+    if model._warned:
+        return
+    model._warned = True
+    name = blocker.label if isinstance(blocker, Layer) else type(blocker).__name__
+    warnings.warn(
+        f"{name} computes outside the kernels, so no plan can be recorded and the model runs "
+        "eagerly, each step in Python. To record it, compute through the kernels k only and "
+        f"set records = True in class {type(blocker).__name__}",
+        stacklevel=users_frame(),
+    )
 
 
 def record(k: ModuleType, step: Callable[[], None], fuse: bool) -> Any:
@@ -170,7 +170,7 @@ class Trainer:
             training=optimizer is not None,
             clock=self.clock,
             seed=seed,
-            skip=model.included(loss),
+            skip=included(loss, model.layers),
             target=(data.y.shape[1:], np.int32 if data.y.dtype == np.int32 else model.dtype),
             lengths=data.lengths is not None,
             weights=0 if data.weights is None else data.weights.shape[1],
@@ -178,7 +178,7 @@ class Trainer:
         components = [*model.layers, loss, *([] if optimizer is None else [optimizer])]
         blocker = unrecordable(self.k, components)
         if blocker is not None and not eager:
-            model.warn_eager(blocker)
+            warn_eager(model, blocker)
         self.eager = eager or blocker is not None or self.k is not backend.compiled
         self.parts = [(self.workspace, self.samples // n)]
         if self.samples % n:

@@ -1,4 +1,4 @@
-"""Owns what several test files share: backends, small data, and a run with a time limit."""
+"""Owns what several test files share: backends, data, trainers, Ctrl-C, a new interpreter."""
 
 import os
 import signal
@@ -11,6 +11,8 @@ import pytest
 
 import fastnn as fnn
 from fastnn import backend as backends
+from fastnn.samples import Data
+from fastnn.trainer import Trainer
 
 
 def need_compiled():
@@ -95,3 +97,28 @@ def run_python():
         return result.stdout
 
     return run
+
+
+def make_trainer(layers, features=12, samples=60, batch=10, optimizer=None, fuse=True):
+    """Return a trainer of these layers and a last one, on noise of three classes."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(samples, features)).astype(np.float32)
+    y = rng.integers(0, 3, samples).astype(np.int32)
+    model = fnn.Sequential([*layers, fnn.Dense(3)], features, seed=1)
+    optimizer = optimizer or fnn.SGD(0.1)
+    trainer = Trainer(
+        model,
+        Data(x, 1.0, y, 1.0),
+        fnn.CrossEntropy(),
+        optimizer,
+        batch_size=batch,
+        shuffle=True,
+        fuse=fuse,
+    )
+    optimizer.fill(trainer._lr, 0)  # as run_epoch does
+    return trainer
+
+
+def op_names(plan):
+    """Return what a plan's table calls its ops."""
+    return [row["name"] for row in plan.table()]

@@ -6,7 +6,8 @@ import pytest
 import fastnn as fnn
 from fastnn import layers, losses, reference
 from fastnn.layers.activations import ACTIVATIONS
-from fastnn.trainer import Data, Trainer
+from fastnn.samples import Data, to_data
+from fastnn.trainer import Trainer
 
 FEATURES, CLASSES, ROWS = 5, 4, 7
 
@@ -158,7 +159,7 @@ def model_and_data(middle, loss, y, last=()):
         dtype="float64",
     )
     x = np.random.default_rng(2).normal(size=(ROWS, FEATURES))
-    return model, model._data(x, y, loss, "x", "y")
+    return model, to_data(model, x, y, loss)
 
 
 @pytest.mark.parametrize("target", LOSSES)
@@ -187,7 +188,7 @@ def test_gradient_of_an_embedding():
     layers = [fnn.Embedding(5, 3), fnn.Dropout(0.3), fnn.LSTM(2), fnn.Dense(CLASSES)]
     model = fnn.Sequential(layers, 4, seed=1, dtype="float64")
     x = np.random.default_rng(2).integers(0, 5, (ROWS, 4))
-    assert gradient_error(model, model._data(x, y, loss, "x", "y"), loss) <= 1e-6
+    assert gradient_error(model, to_data(model, x, y, loss), loss) <= 1e-6
 
 
 @pytest.mark.parametrize("middle", MIDDLE)

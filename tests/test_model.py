@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import fastnn as fnn
-from fastnn import inference
+from fastnn import inference, samples
 
 
 def mlp(seed=0, **options):
@@ -37,19 +37,6 @@ def test_shapes_are_inferred():
     assert [layer.output_shape for layer in model.layers] == [(4, 6), (4, 6), (24,), (5,), (2,)]
     assert model.output_shape == (2,)
     assert model.n_parameters == 24 * 5 + 5 + 5 * 2 + 2
-
-
-def test_a_model_is_built_at_its_first_data(x, backend):
-    for use in (
-        lambda model: model.predict(x),
-        lambda model: model.features(x, 0),
-        lambda model: model.evaluate(x, np.zeros(300, int)),
-        lambda model: model.fit(x, np.zeros(300, int), verbose=0, optimizer=fnn.SGD(1e-30)),
-    ):
-        model = mlp()
-        use(model)
-        assert model.input_shape == (12,)
-        np.testing.assert_allclose(model.theta, mlp(input_shape=12).theta, atol=1e-20)
 
 
 def test_weights_are_views_of_one_vector_at_aligned_places():
@@ -230,7 +217,7 @@ def test_large_inputs_pass_in_chunks(compiled, monkeypatch):
     model = mlp()
     whole = model.predict(big)
     assert whole.shape == (5000, 3)
-    monkeypatch.setattr(inference, "_MAX_CHUNK", 33)
+    monkeypatch.setattr(samples, "_MAX_CHUNK", 33)
     np.testing.assert_array_equal(mlp().predict(big), whole)
 
 
@@ -241,48 +228,6 @@ def test_prediction_against_numpy(x, backend):
     np.testing.assert_allclose(model.predict(x), hidden @ w2 + b2, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(model.features(x), hidden, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(model.predict_classes(x), model.predict(x).argmax(axis=1))
-
-
-@pytest.mark.parametrize(
-    "convert",
-    [
-        lambda x: x.astype(np.float64),
-        lambda x: x.tolist(),
-        np.asfortranarray,
-        lambda x: np.repeat(x, 2, axis=0)[::2],
-        lambda x: x[::-1].copy()[::-1],
-        lambda x: x.astype(">f4"),
-        np.ma.MaskedArray,
-        lambda x: (
-            np.frombuffer(b"\0" + x.tobytes(), np.uint8)[1:].view(np.float32).reshape(x.shape)
-        ),
-    ],
-)
-def test_any_form_of_the_same_numbers_gives_the_same_bits(convert, x, backend):
-    model = mlp()
-    wanted = model.predict(x[:20])
-    np.testing.assert_array_equal(model.predict(convert(x[:20])), wanted)
-    # once more, now that this shape has its own short way
-    np.testing.assert_array_equal(model.predict(convert(x[:20])), wanted)
-
-
-def test_read_only_arrays(x, backend):
-    frozen = x.copy()
-    frozen.flags.writeable = False
-    labels = np.arange(300) % 3
-    labels.flags.writeable = False
-    model = mlp()
-    model.fit(frozen, labels, validation_data=(frozen, labels), verbose=0)
-    np.testing.assert_array_equal(model.predict(frozen), model.predict(x))
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int64, bool, np.float16])
-def test_other_numbers_are_converted(dtype, backend):
-    given = np.random.default_rng(0).integers(0, 2, (30, 12)).astype(dtype)
-    scale = np.float32(1 / 255) if dtype is np.uint8 else np.float32(1)
-    model = mlp()
-    wanted = model.predict(given.astype(np.float32) * scale)
-    np.testing.assert_array_equal(model.predict(given), wanted)
 
 
 def test_outputs_are_the_callers_own(x, backend):

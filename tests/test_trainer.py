@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastnn as fnn
-from fastnn.checks import PIXEL_SCALE
 from fastnn.memory import Workspace
-from fastnn.trainer import Data, Trainer
+from fastnn.samples import Data, to_data
+from fastnn.trainer import Trainer
 
 INTERRUPTS = int(os.environ.get("FASTNN_INTERRUPTS", "5"))
 FORKS = int(os.environ.get("FASTNN_FORKS", "10"))
@@ -208,26 +208,6 @@ def test_seed_decides_order_and_dropout(three, backend):
     assert (runs[0] != trained(*three, "gelu and dropout", shuffle=False).theta).any()
 
 
-def test_pixels_are_scaled_on_the_fly(backend):
-    rng = np.random.default_rng(0)
-    pixels, y = rng.integers(0, 256, (100, 4, 3), np.uint8), rng.integers(0, 3, 100)
-    models = []
-    for x in (pixels, pixels * np.float32(PIXEL_SCALE)):
-        model = fnn.Sequential([fnn.Flatten(), fnn.Dense(3)], seed=0)
-        model.fit(x, y, epochs=2, validation_data=(x, y), verbose=0)
-        models.append((model.theta, model.predict(x), model.evaluate(x, y), model.features(x, 0)))
-    for a, b in zip(*models, strict=True):
-        np.testing.assert_equal(a, b)
-
-
-def test_large_data_are_not_copied(three):
-    x, y = three
-    model = fnn.Sequential([fnn.Dense(3)], 10, seed=0)
-    for data in (x, np.zeros((107, 10), np.uint8)):
-        rows = model._data(data, y, fnn.CrossEntropy(), "x", "y").x
-        assert np.shares_memory(rows, data)
-
-
 @pytest.mark.parametrize("eager", [False, True])
 def test_labels_that_change_meanwhile_do_not_matter(eager, three, backend):
     x, y = three
@@ -243,32 +223,6 @@ def test_labels_that_change_meanwhile_do_not_matter(eager, three, backend):
     np.testing.assert_array_equal(*thetas)
 
 
-@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
-@pytest.mark.parametrize("soft", [False, True])
-def test_pixels_have_classes(data_format, soft, backend):
-    """Numbers or probabilities, in either order of axes; also as wide as there are classes."""
-    rng = np.random.default_rng(0)
-    x = rng.random((12, 4, 4, 4), np.float32)
-    p = rng.dirichlet(np.ones(4), (12, 4, 4)) if soft else np.eye(4)[rng.integers(0, 4, (12, 4, 4))]
-    weights = np.arange(12) % 3
-    first = data_format == "channels_first"
-    x_seen, p_seen = (np.moveaxis(a, -1, 1) if first else a for a in (x, p))
-    model = fnn.Sequential([fnn.Conv2D(4, 1)], x_seen.shape[1:], seed=0, data_format=data_format)
-    out = model.predict(x_seen).astype(np.float64)
-    out = np.moveaxis(out, 1, -1) if first else out
-    losses = -(p * (out - np.log(np.exp(out).sum(axis=-1, keepdims=True)))).sum(axis=-1)
-    hits = out.argmax(axis=-1) == p.argmax(axis=-1)
-    np.testing.assert_array_equal(model.predict_classes(x_seen), out.argmax(axis=-1))
-    for y in (p_seen,) if soft else (p_seen, p.argmax(axis=-1)):
-        found = model.evaluate(x_seen, y)
-        assert found["loss"] == pytest.approx(losses.mean(), rel=1e-5)
-        assert found["accuracy"] == pytest.approx(hits.mean())
-        found = model.evaluate(x_seen, y, sample_weight=weights)
-        wanted = (losses * weights[:, None, None])[weights > 0].mean()
-        assert found["loss"] == pytest.approx(wanted, rel=1e-5)
-        assert found["accuracy"] == pytest.approx(hits[weights > 0].mean())
-
-
 @pytest.mark.parametrize(
     ("last", "loss"), [(fnn.Softmax, "cross_entropy"), (fnn.Sigmoid, "binary_cross_entropy")]
 )
@@ -281,18 +235,6 @@ def test_a_view_may_follow_the_activation_that_a_loss_includes(last, loss, three
         model.fit(x, y, loss=loss, epochs=3, verbose=0)
         thetas.append(model.theta)
     np.testing.assert_array_equal(*thetas)
-
-
-@pytest.mark.parametrize("floats", ["neither", "training", "inputs of validation"])
-def test_pixels_as_targets_are_scaled_in_validation_as_in_training(floats, backend):
-    x = np.random.default_rng(0).integers(0, 256, (40, 6), dtype=np.uint8)
-    scaled = (x / 255).astype(np.float32)
-    model = fnn.Sequential([fnn.Dense(6, "sigmoid")], seed=0)
-    train = scaled if floats == "training" else x
-    given = (scaled if floats == "inputs of validation" else x), x
-    history = model.fit(train, train, loss="mse", validation_data=given, verbose=0)
-    wanted = ((model.predict(x) - x / 255) ** 2).mean()
-    assert history["val_loss"][-1] == pytest.approx(wanted, rel=1e-4)
 
 
 def test_digits_are_learned(digits, backend):
@@ -389,7 +331,7 @@ def test_shuffled_epochs_count_the_same_samples(three, backend):
 def assert_is_last_whole_step(model, x, y, steps, **options):
     """Train a twin for just as many steps and compare."""
     twin = fnn.Sequential([fnn.Dense(32, "tanh"), fnn.Dense(3)], 10, seed=4)
-    data = twin._data(x, y, fnn.CrossEntropy(), "x", "y")
+    data = to_data(twin, x, y, fnn.CrossEntropy())
     trainer = Trainer(
         twin, data, fnn.CrossEntropy(), fnn.Adam(1e-3), shuffle=True, seed=4, **options
     )

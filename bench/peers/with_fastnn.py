@@ -26,7 +26,8 @@ from bench.peers.rows import (
     UnsupportedError,
 )
 from fastnn import backend
-from fastnn.trainer import Data, Trainer
+from fastnn.samples import Data
+from fastnn.trainer import Trainer
 
 COMPILED = backend.compiled
 fnn.set_num_threads(int(os.environ.get("FASTNN_NUM_THREADS", fnn.get_num_threads())))

@@ -1,0 +1,129 @@
+"""What users give as samples and targets, and what steps fetch."""
+
+import numpy as np
+import pytest
+
+import fastnn as fnn
+from fastnn.checks import PIXEL_SCALE
+from fastnn.samples import to_data
+
+
+def mlp(**options):
+    return fnn.Sequential([fnn.Dense(7, "tanh"), fnn.Dense(3)], **options, seed=0)
+
+
+@pytest.fixture(scope="module")
+def x():
+    return np.random.default_rng(0).normal(size=(300, 12)).astype(np.float32)
+
+
+def test_a_model_is_built_at_its_first_data(x, backend):
+    for use in (
+        lambda model: model.predict(x),
+        lambda model: model.features(x, 0),
+        lambda model: model.evaluate(x, np.zeros(300, int)),
+        lambda model: model.fit(x, np.zeros(300, int), verbose=0, optimizer=fnn.SGD(1e-30)),
+    ):
+        model = mlp()
+        use(model)
+        assert model.input_shape == (12,)
+        np.testing.assert_allclose(model.theta, mlp(input_shape=12).theta, atol=1e-20)
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda x: x.astype(np.float64),
+        lambda x: x.tolist(),
+        np.asfortranarray,
+        lambda x: np.repeat(x, 2, axis=0)[::2],
+        lambda x: x[::-1].copy()[::-1],
+        lambda x: x.astype(">f4"),
+        np.ma.MaskedArray,
+        lambda x: (
+            np.frombuffer(b"\0" + x.tobytes(), np.uint8)[1:].view(np.float32).reshape(x.shape)
+        ),
+    ],
+)
+def test_any_form_of_the_same_numbers_gives_the_same_bits(convert, x, backend):
+    model = mlp()
+    wanted = model.predict(x[:20])
+    np.testing.assert_array_equal(model.predict(convert(x[:20])), wanted)
+    # once more, now that this shape has its own short way
+    np.testing.assert_array_equal(model.predict(convert(x[:20])), wanted)
+
+
+def test_read_only_arrays(x, backend):
+    frozen = x.copy()
+    frozen.flags.writeable = False
+    labels = np.arange(300) % 3
+    labels.flags.writeable = False
+    model = mlp()
+    model.fit(frozen, labels, validation_data=(frozen, labels), verbose=0)
+    np.testing.assert_array_equal(model.predict(frozen), model.predict(x))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int64, bool, np.float16])
+def test_other_numbers_are_converted(dtype, backend):
+    given = np.random.default_rng(0).integers(0, 2, (30, 12)).astype(dtype)
+    scale = np.float32(1 / 255) if dtype is np.uint8 else np.float32(1)
+    model = mlp()
+    wanted = model.predict(given.astype(np.float32) * scale)
+    np.testing.assert_array_equal(model.predict(given), wanted)
+
+
+def test_pixels_are_scaled_on_the_fly(backend):
+    rng = np.random.default_rng(0)
+    pixels, y = rng.integers(0, 256, (100, 4, 3), np.uint8), rng.integers(0, 3, 100)
+    models = []
+    for x in (pixels, pixels * np.float32(PIXEL_SCALE)):
+        model = fnn.Sequential([fnn.Flatten(), fnn.Dense(3)], seed=0)
+        model.fit(x, y, epochs=2, validation_data=(x, y), verbose=0)
+        models.append((model.theta, model.predict(x), model.evaluate(x, y), model.features(x, 0)))
+    for a, b in zip(*models, strict=True):
+        np.testing.assert_equal(a, b)
+
+
+def test_large_data_are_not_copied(x):
+    model, y = mlp(), np.zeros(300, int)
+    for data in (x, np.zeros((300, 12), np.uint8)):
+        rows = to_data(model, data, y, fnn.CrossEntropy()).x
+        assert np.shares_memory(rows, data)
+
+
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+@pytest.mark.parametrize("soft", [False, True])
+def test_pixels_have_classes(data_format, soft, backend):
+    """Numbers or probabilities, in either order of axes; also as wide as there are classes."""
+    rng = np.random.default_rng(0)
+    x = rng.random((12, 4, 4, 4), np.float32)
+    p = rng.dirichlet(np.ones(4), (12, 4, 4)) if soft else np.eye(4)[rng.integers(0, 4, (12, 4, 4))]
+    weights = np.arange(12) % 3
+    first = data_format == "channels_first"
+    x_seen, p_seen = (np.moveaxis(a, -1, 1) if first else a for a in (x, p))
+    model = fnn.Sequential([fnn.Conv2D(4, 1)], x_seen.shape[1:], seed=0, data_format=data_format)
+    out = model.predict(x_seen).astype(np.float64)
+    out = np.moveaxis(out, 1, -1) if first else out
+    losses = -(p * (out - np.log(np.exp(out).sum(axis=-1, keepdims=True)))).sum(axis=-1)
+    hits = out.argmax(axis=-1) == p.argmax(axis=-1)
+    np.testing.assert_array_equal(model.predict_classes(x_seen), out.argmax(axis=-1))
+    for y in (p_seen,) if soft else (p_seen, p.argmax(axis=-1)):
+        found = model.evaluate(x_seen, y)
+        assert found["loss"] == pytest.approx(losses.mean(), rel=1e-5)
+        assert found["accuracy"] == pytest.approx(hits.mean())
+        found = model.evaluate(x_seen, y, sample_weight=weights)
+        wanted = (losses * weights[:, None, None])[weights > 0].mean()
+        assert found["loss"] == pytest.approx(wanted, rel=1e-5)
+        assert found["accuracy"] == pytest.approx(hits[weights > 0].mean())
+
+
+@pytest.mark.parametrize("floats", ["neither", "training", "inputs of validation"])
+def test_pixels_as_targets_are_scaled_in_validation_as_in_training(floats, backend):
+    x = np.random.default_rng(0).integers(0, 256, (40, 6), dtype=np.uint8)
+    scaled = (x / 255).astype(np.float32)
+    model = fnn.Sequential([fnn.Dense(6, "sigmoid")], seed=0)
+    train = scaled if floats == "training" else x
+    given = (scaled if floats == "inputs of validation" else x), x
+    history = model.fit(train, train, loss="mse", validation_data=given, verbose=0)
+    wanted = ((model.predict(x) - x / 255) ** 2).mean()
+    assert history["val_loss"][-1] == pytest.approx(wanted, rel=1e-4)
