@@ -120,7 +120,7 @@ class Predictor:
         if k is not self.k:
             self._use(k, self.workspace.n)
         rows, scale = to_samples(model, "x", x)
-        ends = sequence_lengths(model.layers[: self.end], "lengths", lengths, len(rows))
+        ends = sequence_lengths(model, "lengths", lengths, len(rows), self.end)
         shape = outside(model.layers[self.end - 1].output_shape, model.data_format)
         out = np.empty((len(rows), *shape), model.dtype)
         begun = [layer.begin(len(rows), model.dtype) for layer in self.stateful]

@@ -413,7 +413,8 @@ class Sequential:
         batch_size : int or None
             None takes all samples in one step. The last batch of an epoch may be smaller.
         lengths : (N,) array_like of int, optional
-            Of sequences, in [1, steps]: what comes after is padding, which changes nothing.
+            Of sequences, in [1, steps]: what comes after is padding, which changes nothing but the
+            statistics of a ``BatchNorm``.
         validation_data : (x, y) or (x, y, lengths), optional
             Measured after each epoch.
         validation_every : int, optional

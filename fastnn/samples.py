@@ -6,7 +6,7 @@ Checks that they fit the model and the loss, and says how many rows a step takes
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -86,22 +86,23 @@ def to_samples(model: Sequential, name: str, x: ArrayLike) -> tuple[Array, float
 
 
 def sequence_lengths(
-    layers: Sequence[Layer], name: str, lengths: ArrayLike | None, rows: int
+    model: Sequential, name: str, lengths: ArrayLike | None, rows: int, end: int | None = None
 ) -> Array | None:
     """Return lengths for this many samples as (N,) int32; None stands for all steps.
 
     Raises
     ------
     TypeError, ValueError
-        If they do not fit, or none of the layers takes sequences, or these do not have the same
-        number of steps.
+        If they do not fit, or no layer takes sequences, or those before layer ``end`` do not have
+        the same number of steps.
     """
     if lengths is None:
         return None
-    takers = [layer for layer in layers if layer.takes_lengths]
+    takers = [layer for layer in model.layers if layer.takes_lengths]
     if not takers:
         raise ValueError(f"{name}: expected with a recurrent layer only, there is none")
-    steps = [layer.input_shape[0] for layer in takers]
+    steps = [layer.input_shape[0] for layer in takers if end is None or layer.index < end]
+    steps = steps or [takers[0].input_shape[0]]
     if len(set(steps)) > 1:
         raise ValueError(
             f"{name}: expected with recurrent layers of as many steps only, they have "
@@ -159,7 +160,7 @@ def to_data(
         )
     if not loss.by_rows:
         targets = rows_inside(targets, model.output_shape, model.data_format)
-    ends = sequence_lengths(model.layers, lengths_name, lengths, len(rows))
+    ends = sequence_lengths(model, lengths_name, lengths, len(rows))
     steps = None if ends is None else _output_steps(model)
     yes_or_no = loss.counts_elements and model.output_shape == (1,)
     classes = 2 if yes_or_no else seen_as[-1]

@@ -28,6 +28,7 @@ def test_rows_of_the_table(backend):
         np.testing.assert_array_equal(model.predict(given), wanted)
     np.testing.assert_array_equal(model.predict(x[:1]), wanted[:1])
     np.testing.assert_array_equal(net(4).features(x, 0), wanted)
+    np.testing.assert_array_equal(net(4).features(x, 0, np.ones(50, int)), wanted)
     one = fnn.Sequential([fnn.Embedding(TOKENS, 4), fnn.Flatten()], seed=0)
     np.testing.assert_array_equal(one.predict([3, 1, 3]), one.layers[0].w[[3, 1, 3]])
     assert one.input_shape == (1,)
@@ -102,6 +103,20 @@ def test_an_optimizer_may_not_write_the_gradient(backend):
     x, y = texts()
     with fnn.use_backend("reference"), pytest.raises(ValueError, match="read-only"):
         net().fit(x, y, optimizer=Decay(), verbose=0)
+
+
+@pytest.mark.parametrize("optimizer", [fnn.SGD(0.1), fnn.Adam(0.01, clip_norm=1.0)])
+def test_what_stood_in_the_gradient_before_a_run_does_not_matter(optimizer, backend):
+    x, y = texts()
+    few = x % 5  # no others occur
+    thetas = []
+    for value in (0.0, 1.0, np.nan):
+        model = net()
+        model.fit(few, y, optimizer=copy.copy(optimizer), verbose=0)
+        model.grad = np.full_like(model.grad, value)
+        model.fit(few, y, optimizer=copy.copy(optimizer), epochs=2, verbose=0)
+        thetas.append(model.theta)
+    np.testing.assert_array_equal(thetas, [thetas[0]] * 3)
 
 
 def test_penalties_leave_the_table(backend):

@@ -669,6 +669,10 @@ def test_bad_states(cell, backend):
     with pytest.raises(ValueError, match=r"^layer 0 \(\w+\): the state has 4 rows, x has 3; "):
         model.predict(x[:3])
     np.testing.assert_array_equal(hidden(layer), kept)
+    huge = np.full((4, 9), 1e39)
+    layer.state = (huge, huge) if pair else huge
+    with pytest.raises(ValueError, match=rf"^layer 0 \({cell}\): state: got inf in row 0"):
+        model.predict(x[:4])
     with pytest.raises(ValueError, match=rf"^{cell}: state: expected with stateful=True only"):
         CELLS[cell](3).state = np.zeros((1, 3))
     with pytest.raises(ValueError, match="stateful: got True, expected False with bidirectional"):

@@ -4,10 +4,9 @@ Leaves how text becomes tokens to the user, and checks of the data to ``checks``
 """
 
 from types import ModuleType, SimpleNamespace
-from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, DTypeLike
 
 from fastnn.checks import Array, check_integer, to_tokens
 from fastnn.component import choose
@@ -58,8 +57,6 @@ class Embedding(Layer):
     input_dtype = np.int32
     w: Array
     dw: Array
-    _clean: Array | None = None
-    """Of each row of ``dw``, whether it is 0; made when it is first needed."""
 
     def __init__(
         self, tokens: int, units: int, *, kernel_initializer: str | Initializer = _STANDARD
@@ -89,6 +86,10 @@ class Embedding(Layer):
         with self.named():
             return to_tokens(name, value, self.input_shape[0], self.tokens)
 
+    def saved(self, n: int, dtype: DTypeLike) -> dict[str, tuple[tuple[int, ...], DTypeLike]]:
+        # of each row of dw, whether it is 0: no run trusts what it has not written itself
+        return {"clean": ((self.tokens,), np.uint8)}
+
     def forward(self, k: ModuleType, x: Array, out: Array, saved: SimpleNamespace) -> None:
         k.embedding_forward(x.reshape(-1), self.w, out.reshape(-1, self.units))
 
@@ -101,9 +102,4 @@ class Embedding(Layer):
         dx: Array | None,
         saved: SimpleNamespace,
     ) -> None:
-        if self._clean is None:
-            self._clean = np.zeros(self.tokens, np.uint8)
-        k.embedding_backward(dout.reshape(-1, self.units), x.reshape(-1), self._clean, self.dw)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in super().__getstate__().items() if key != "_clean"}
+        k.embedding_backward(dout.reshape(-1, self.units), x.reshape(-1), saved.clean, self.dw)

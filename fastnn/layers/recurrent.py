@@ -210,7 +210,7 @@ class Recurrent(Weighted):
         Raises
         ------
         ValueError
-            If the state has another number of rows.
+            If the state has another number of rows, or is too large for ``dtype``.
         """
         if not self._state:
             return tuple(np.zeros((rows, self.units), dtype) for _ in self.carried)
@@ -220,7 +220,15 @@ class Recurrent(Weighted):
                 f"{self.label}: the state has {found} rows, x has {rows}; expected as many, or "
                 "reset_states() before"
             )
-        return tuple(array.astype(dtype) for array in self._state)
+        arrays = []
+        for given in self._state:
+            with np.errstate(over="ignore"):
+                array = given.astype(dtype)
+            if given.dtype != dtype:
+                with self.named():
+                    check_finite("state", array)
+            arrays.append(array)
+        return tuple(arrays)
 
     def end(self, state: tuple[Array, ...]) -> None:
         """Keep the state in which a batch ended."""
