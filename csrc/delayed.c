@@ -116,7 +116,7 @@ static void decay_step(const fnn_delayed_args *a, float decay, const float *z, c
 static void backward_step(const fnn_delayed_args *a, fnn_part part) {
     const fnn_dense_backward_w_args *w = &a->backward;
     const int64_t before = w->clock[FNN_ROW] - a->state->first, o = w->o;
-    const float scale = -w->lr[min64(w->clock[FNN_BATCH], w->lr_len - 1)];
+    const float scale = -rate_now(w->lr, w->lr_len, w->clock);
     float *d = a->d + before * o;
     int64_t lo, hi;
     fnn_range(o, VL, part, &lo, &hi);

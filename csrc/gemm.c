@@ -547,7 +547,7 @@ KERNEL(sum_rows) {
 /* forward: out = x @ w + b;  dw = x.T @ dout, db = dout.sum(0), or w and b moved by -lr times that */
 KERNEL(dense_backward_w) {
     const bool fused = a->lr != NULL;
-    const float scale = fused ? -a->lr[min64(a->clock[FNN_BATCH], a->lr_len - 1)] : 0;
+    const float scale = fused ? -rate_now(a->lr, a->lr_len, a->clock) : 0;
     const finish finish = fused ? ADD_SCALED : STORE;
     product p = {.a = a->x, .b = a->dout, .c = fused ? a->w : a->dw, .m = a->i, .n = a->o, .k = a->n,
                  .at = true, .finish = finish, .scale = scale, .l1 = a->l1, .l2 = a->l2, .batchwise = a->batchwise};

@@ -33,6 +33,11 @@ INLINE void store_part(float *p, vf x, int n) {
         if (i_ < hi_) body(i_, (int)(hi_ - i_));                                                   \
     } while (0)
 
+/* this step's learning rate: the table's, its last entry from there on */
+INLINE float rate_now(const float *lr, int64_t lr_len, const int64_t *clock) {
+    return lr[clock[FNN_BATCH] < lr_len ? clock[FNN_BATCH] : lr_len - 1];
+}
+
 /* the derivative of l1 * abs(w) + l2 * w**2 */
 INLINE vf penalty_slope(vf w, float l1, float l2) {
     if (l1 == 0) return v_set1(2 * l2) * w;

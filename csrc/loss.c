@@ -1,4 +1,4 @@
-/* Losses: the mean over the batch, its gradient and the number of hits in one pass over the rows.
+/* Losses: the mean over the batch, its gradient and the number of hits.
  * Rows may have weights: loss = sum(weights * row losses) / count(weights != 0), and a row of weight 0
  * is not looked at.  Share 0 does it alone, so a sum's order never depends on the threads; sums run in
  * double. */

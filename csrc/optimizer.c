@@ -15,11 +15,6 @@
         if (i_ < hi_) body(i_, (int)(hi_ - i_));                                                   \
     }
 
-/* this step's learning rate: the table's, its last entry from there on */
-static double rate_now(const float *lr, int64_t lr_len, const int64_t *clock) {
-    return (double)lr[clock[FNN_BATCH] < lr_len ? clock[FNN_BATCH] : lr_len - 1];
-}
-
 /* base ** n by squaring: no library's pow, so the same bits everywhere */
 static double power(double base, int64_t n) {
     double result = 1;
@@ -32,7 +27,7 @@ static double power(double base, int64_t n) {
  * theta -= rate * (nesterov ? grad + momentum * velocity : velocity) */
 KERNEL(sgd_update) {
     const fnn_sgd_update_args s = *a;
-    const vf step = v_set1((float)-rate_now(s.lr, s.lr_len, s.clock)), momentum = v_set1(s.momentum);
+    const vf step = v_set1(-rate_now(s.lr, s.lr_len, s.clock)), momentum = v_set1(s.momentum);
 #define PLAIN(i, n)                                                                                \
     store_part(s.theta + i, v_fma(step, load_part(s.grad + i, n), load_part(s.theta + i, n)), n)
 #define MOMENTUM(i, n)                                                                             \
@@ -51,7 +46,7 @@ KERNEL(sgd_update) {
 /* sq = rho * sq + (1 - rho) * grad**2; theta -= rate * grad / (sqrt(sq) + eps) */
 KERNEL(rmsprop_update) {
     const fnn_rmsprop_update_args s = *a;
-    const vf step = v_set1((float)-rate_now(s.lr, s.lr_len, s.clock)), eps = v_set1(s.eps);
+    const vf step = v_set1(-rate_now(s.lr, s.lr_len, s.clock)), eps = v_set1(s.eps);
     const vf rho = v_set1((float)s.rho), fresh = v_set1((float)(1.0 - s.rho));
 #define RMSPROP(i, n)                                                                              \
     do {                                                                                           \

@@ -27,6 +27,9 @@
 /* Waiting: pauses (some us), then giving way to whoever wants this processor, then sleep. */
 enum { PAUSES = 400, YIELDS = 200, PATIENCE = 40, NAP = 1000000 /* ns */ };
 
+/* How often a long job asks for Ctrl-C, ns. */
+enum { POLL = 20000000 };
+
 static struct {
     int busy;    /* somebody's job is running; who sets it owns what follows */
     int wanted;  /* threads, the caller's included; 0: not set yet */
@@ -124,7 +127,7 @@ void fnn_team_init(fnn_team *team, int (*poll)(void)) {
     team->n = 1;
     team->halt = team->interrupted = 0;
     team->poll = poll;
-    team->next_poll = poll ? fnn_now() + 20000000 : 0;
+    team->next_poll = poll ? fnn_now() + POLL : 0;
 }
 
 static void seat(fnn_team *team, int n) {
@@ -179,7 +182,7 @@ bool fnn_interrupted(fnn_part part) {
     if (part.thread == 0) {
         int64_t now = fnn_now();
         if (now >= team->next_poll) {
-            team->next_poll = now + 20000000;
+            team->next_poll = now + POLL;
             if (team->poll()) {
                 STORE(team->interrupted, 1);
                 STORE(team->halt, 1);

@@ -1,5 +1,5 @@
-/* The register tile, and the matrix product that is built on it: what dense layers, convolutions and
- * recurrences share.
+/* The register tile (tile.c), and the matrix product and the packing that are built on it (gemm.c): what dense
+ * layers, convolutions and recurrences share.
  *
  * A tile is a few rows of a few vectors of c, kept in registers while it walks through its sum,
  * broadcasting a and streaming b.  Every element of c is one sum over k in increasing order, or one of such

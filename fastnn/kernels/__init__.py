@@ -31,7 +31,10 @@ from fastnn.kernels.step import *
 
 def _configure() -> None:
     """Take the instruction set and the number of threads from the environment."""
-    select_isa(os.environ.get("FASTNN_ISA") or None)
+    try:
+        select_isa(os.environ.get("FASTNN_ISA") or None)
+    except ValueError as error:
+        raise ValueError(f"FASTNN_ISA: {error}") from None
     for name in ("FASTNN_NUM_THREADS", "OMP_NUM_THREADS"):
         value = os.environ.get(name)
         if value:

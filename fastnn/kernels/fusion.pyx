@@ -20,9 +20,12 @@ cdef int64_t READING = 3
 # a thread sums the terms of its rows of a weight for so many samples: adding up the threads' sums takes
 # its time, too
 cdef int64_t MANY = 128
-# samples of steps that move the first weight together; a step has few of them, twice as many where the
-# weight is large; it is wide enough for them, and they have enough numbers, to be multiplied with each other
-cdef int64_t BLOCK = 24, FEW = 4, LARGE = 2**18, NARROW = 32, WIDE = 16
+# samples of the steps that move the first weight together, and at most of one such step: twice as many where
+# the weight has so many numbers or more
+cdef int64_t BLOCK = 24, FEW = 4, LARGE = 2**18
+# to multiply samples with each other pays for so many features and units or more, for so many units a sample,
+# and where so much of the samples is not 0
+cdef int64_t LEAST = 32, WIDE = 16
 cdef double SPARSE = 1 / 16
 # a recurrent layer's sums over so many rows or more are worth adding up
 cdef int64_t LONG = 128
@@ -483,32 +486,34 @@ cdef cut_updates(Plan plan):
             adam.cuts, adam.n_cuts = &cuts[0], array.size
 
 
-cdef delay_updates(Plan plan, double filled):
-    """The steps of a block multiply their samples with the first weight at once, and move it at once.
+cdef list among(list operands, const void *start):
+    """Those of the operands that begin here."""
+    cdef Operand operand
+    return [operand for operand in operands if operand.start == <uintptr_t>start]
 
-    Each reckons with what the steps before it still owe the weight (csrc/delayed.c). It pays where samples
-    are so few that a step takes as long as to read the weight and to write it.
+
+cdef object ops_to_delay(Plan plan, double filled, fnn_delayed_args *a):
+    """Where the first weight is multiplied, where a penalty sums it (or 0) and where it is moved; None if steps
+    cannot do that together, or had better not.
     """
-    cdef fnn_delayed_args a
-    cdef Operand operand, x, z, g, d, state
     cdef int forward, backward, squares = 0, last = plan.c.n - 1
     if plan.c.n == 0 or plan.c.ops[0].op != FNN_OP_gather_rows or plan.c.ops[last].op != FNN_OP_advance:
-        return
-    gather, advance = plan.ops[0], plan.ops[last]
+        return None
+    gather = plan.ops[0]
     users = [j for j in range(1, plan.c.n) if any_overlap(plan.ops[j].reads + plan.ops[j].writes, gather.writes)]
     if len(users) != 2:
-        return
+        return None
     forward, backward = users
     if plan.c.ops[forward].op != FNN_OP_dense_forward or plan.c.ops[backward].op != FNN_OP_dense_backward_w:
-        return
+        return None
     a.gather = (<fnn_gather_rows_args *>plan.c.ops[0].args)[0]
     a.forward = (<fnn_dense_forward_args *>plan.c.ops[forward].args)[0]
     a.backward = (<fnn_dense_backward_w_args *>plan.c.ops[backward].args)[0]
     n, i, o = a.forward.n, a.forward.i, a.forward.o
     if not (
         0 < n <= (FEW if i * o < LARGE else 2 * FEW)
-        and i >= NARROW
-        and o >= max(NARROW, WIDE * n)
+        and i >= LEAST
+        and o >= max(LEAST, WIDE * n)
         and filled >= SPARSE
         and n == a.gather.n
         and a.forward.x == a.gather.out == a.backward.x
@@ -519,12 +524,9 @@ cdef delay_updates(Plan plan, double filled):
         # a block of steps is not interrupted
         and plan.c.work * (BLOCK // n) < FNN_LONG_WORK
     ):
-        return
+        return None
     a.squares = fnn_chunk_sums_args(NULL, 0, 0, NULL, 0)
-    start, end = plan.ops[forward], plan.ops[backward]
-    weight = [operand for operand in start.reads if operand.start == <uintptr_t>a.forward.w]
-    dout = [operand for operand in end.reads if operand.start != <uintptr_t>a.gather.out] # and what SGD reads
-    bias = [operand for operand in end.writes if operand.start == <uintptr_t>a.backward.b]
+    weight, bias = among(plan.ops[forward].reads, a.forward.w), among(plan.ops[backward].writes, a.backward.b)
     for j, op in enumerate(plan.ops):
         if j in users or not any_overlap(op.reads + op.writes, weight + bias):
             continue
@@ -540,8 +542,29 @@ cdef delay_updates(Plan plan, double filled):
             or a.squares.l2 != a.backward.l2
             or any(any_overlap(other.writes, op.writes) for other in plan.ops if other is not op)
         ):
-            return # somebody else needs them as they are after each step
+            return None # somebody else needs them as they are after each step
         squares = j
+    return forward, squares, backward
+
+
+cdef delay_updates(Plan plan, double filled):
+    """The steps of a block multiply their samples with the first weight at once, and move it at once.
+
+    Each reckons with what the steps before it still owe the weight (csrc/delayed.c). It pays where samples
+    are so few that a step takes as long as to read the weight and to write it.
+    """
+    cdef fnn_delayed_args a
+    cdef Operand operand, x, z, g, d, state
+    cdef int forward, backward, squares, last = plan.c.n - 1
+    found = ops_to_delay(plan, filled, &a)
+    if found is None:
+        return
+    forward, squares, backward = found
+    n, i, o = a.forward.n, a.forward.i, a.forward.o
+    gather, start, end, advance = [plan.ops[j] for j in (0, forward, backward, last)]
+    weight, bias = among(start.reads, a.forward.w), among(end.writes, a.backward.b)
+    samples = among(end.reads, a.gather.out)
+    dout = [operand for operand in end.reads if operand not in samples] # and what SGD reads
     plan.c.block = BLOCK // n
     a.rows = plan.c.block * n
     x, z, g, d = [Operand(np.zeros((a.rows, m), np.float32)) for m in (i, o, a.rows, o)]

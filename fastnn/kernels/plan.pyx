@@ -5,7 +5,6 @@ the trainer's business, which ops become one that of `fusion`.
 """
 
 cimport numpy as cnp
-from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uintptr_t
 
 from contextlib import contextmanager
@@ -390,7 +389,7 @@ def select_isa(name=None):
         fnn_select_isa(NULL)
     elif fnn_select_isa(str(name).encode()) == NULL:
         raise ValueError(
-            f"FASTNN_ISA is {name!r}, which this build or this CPU lacks: "
+            f"instruction set: got {name!r}, which this build or this CPU lacks, "
             f"expected one of {', '.join(available_isas())}"
         )
 

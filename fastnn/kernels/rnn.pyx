@@ -71,7 +71,11 @@ def rnn_forward(
     const float[:, ::1] wx not None, const float[:, ::1] wh not None, const float[::1] b, bint relu,
     bint reverse, int64_t column, float[:, :, ::1] hs not None, float[:, :, ::1] out not None,
 ):
-    """Simple recurrence, all steps; see `fastnn.reference`."""
+    """h' = tanh(x[t] @ wx + b + h @ wh), or max(., 0) with relu; all steps.
+
+    Shapes: x (N, T, I), h0 (N, H) or None, lengths (N,) or None, wx (I, H), wh (H, H), b (H,) or None,
+    hs (N, T + 1, H), out (N, T or 1, D).
+    """
     cdef fnn_recurrent_forward_args args
     _check_shapes(
         "rnn_forward",
@@ -97,7 +101,11 @@ def rnn_backward(
     float[:, :, ::1] dz not None, float[:, ::1] dh not None, float[:, :, ::1] dx, float[:, ::1] dwx not None,
     float[:, ::1] dwh not None, float[::1] db,
 ):
-    """Simple recurrence, back through time; see `fastnn.reference`."""
+    """dz = dh * (1 - h'^2), or dh where h' > 0; dh = dz @ wh.T; the weights' gradients over all steps.
+
+    Shapes: as rnn_forward's, dout as out, dz (N, T, H), dh (N, H), dx as x or None, dwx, dwh and db as the
+    weights.
+    """
     cdef fnn_recurrent_backward_args args
     _check_shapes(
         "rnn_backward",
@@ -127,7 +135,11 @@ def lstm_forward(
     float[:, :, ::1] hs not None, float[:, :, ::1] cs not None, float[:, :, ::1] tanh_c not None,
     float[:, :, ::1] out not None,
 ):
-    """Long short-term memory, all steps; see `fastnn.reference`."""
+    """i, f, g, o = sigmoid, sigmoid, tanh, sigmoid of x[t] @ wx + b + h @ wh; c' = f*c + i*g; h' = o*tanh(c').
+
+    Shapes: x (N, T, I), h0 and c0 (N, H) or None, lengths (N,) or None, wx (I, 4H), wh (H, 4H), b (4H,) or None,
+    gates (N, T, 4H), hs and cs (N, T + 1, H), tanh_c (N, T, H), out (N, T or 1, D).
+    """
     cdef fnn_recurrent_forward_args args
     _check_shapes(
         "lstm_forward",
@@ -156,7 +168,11 @@ def lstm_backward(
     int64_t bptt_steps, float[:, :, ::1] dz not None, float[:, ::1] dh not None, float[:, ::1] dc not None,
     float[:, :, ::1] dx, float[:, ::1] dwx not None, float[:, ::1] dwh not None, float[::1] db,
 ):
-    """Long short-term memory, back through time; see `fastnn.reference`."""
+    """dc += dh*o*(1 - tanh(c')^2); dz of the gates; dc *= f; dh = dz @ wh.T; the weights' gradients over all steps.
+
+    Shapes: as lstm_forward's, dout as out, dz as gates, dh and dc (N, H), dx as x or None, dwx, dwh and db as
+    the weights.
+    """
     cdef fnn_recurrent_backward_args args
     _check_shapes(
         "lstm_backward",
@@ -187,7 +203,11 @@ def gru_forward(
     bint reverse, int64_t column, float[:, :, ::1] gates not None,
     float[:, :, ::1] hn not None, float[:, :, ::1] hs not None, float[:, :, ::1] out not None,
 ):
-    """Gated recurrent unit, all steps; see `fastnn.reference`."""
+    """r, u = sigmoid of x[t] @ wx + b + h @ wh; hn = h @ wh_n + bh; n = tanh(z_n + r*hn); h' = (1 - u)*n + u*h.
+
+    Shapes: x (N, T, I), h0 (N, H) or None, lengths (N,) or None, wx (I, 3H), wh (H, 3H), b (3H,) and bh (H,) or
+    None, gates (N, T, 3H), hn (N, T, H), hs (N, T + 1, H), out (N, T or 1, D).
+    """
     cdef fnn_recurrent_forward_args args
     _check_shapes(
         "gru_forward",
@@ -216,7 +236,11 @@ def gru_backward(
     float[:, :, ::1] dz not None, float[:, :, ::1] dzh not None, float[:, ::1] dh not None,
     float[:, :, ::1] dx, float[:, ::1] dwx not None, float[:, ::1] dwh not None, float[::1] db, float[::1] dbh,
 ):
-    """Gated recurrent unit, back through time; see `fastnn.reference`."""
+    """dz = dr, du, dn; dzh = dr, du, dn*r; dh = dh*u + dzh @ wh.T; the weights' gradients over all steps.
+
+    Shapes: as gru_forward's, dout as out, dz and dzh as gates, dh (N, H), dx as x or None, dwx, dwh, db and dbh
+    as the weights.
+    """
     cdef fnn_recurrent_backward_args args
     _check_shapes(
         "gru_backward",
