@@ -15,6 +15,7 @@ import numpy as np
 
 import fastnn as fnn
 from fastnn import backend
+from fastnn.layers.conv2d import sums
 from fastnn.windows import resolve
 
 LAYERS = {
@@ -101,7 +102,8 @@ def compare(shape: tuple[int, ...], seconds: float, torch: Any) -> tuple[float, 
     dout = rng.standard_normal((n, oh, ow, k), np.float32)
     out, dx, dw = np.empty_like(dout), np.empty_like(x), np.empty_like(weight)
     b, db = rng.standard_normal(k, np.float32), np.empty(k, np.float32)
-    scratch = np.empty((8, weight.size + k), np.float32) if weight.size <= 2048 else None
+    shapes = sums(n, weight.size, k, np.float32)
+    scratch = np.empty(*shapes["scratch"]) if shapes else None
     options = ((stride, stride), pads, (1, 1))
     taps = useful_taps(h, oh, size, stride, pad) * useful_taps(w, ow, size, stride, pad)
     flops = 2 * n * c * k * taps

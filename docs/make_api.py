@@ -15,14 +15,15 @@ PAGE = Path(__file__).with_name("api.md")
 GROUPS = {  # the modules of each, or packages, in the order of the page
     "Model": ["model", "saving", "history", "files", "checks"],
     "Layers": [
-        *("layers.dense", "layers.conv2d", "layers.pool2d", "layers.embedding"),
-        *(
-            "layers.recurrent",
-            "layers.normalization",
-            "layers.dropout",
-            "layers.activations",
-            "layers.shape",
-        ),
+        "layers.dense",
+        "layers.conv2d",
+        "layers.pool2d",
+        "layers.embedding",
+        "layers.recurrent",
+        "layers.normalization",
+        "layers.dropout",
+        "layers.activations",
+        "layers.shape",
         "layers",
     ],
     "Losses": ["losses"],

@@ -180,9 +180,9 @@ def main() -> None:
             }
 
     report.say(
-        "MLPs on standardised pixels: Adam, rate 0.001, batch 64, at most 200 epochs, ended when "
-        "the validation loss has not fallen for 5, with the weights of the best. Test accuracy in "
-        "%, epochs until the end:"
+        f"MLPs on standardised pixels: Adam, rate 0.001, batch 64, at most {mlp_epochs} epochs, "
+        f"ended when the validation loss has not fallen for {PATIENCE}, with the weights of the "
+        "best. Test accuracy in %, epochs until the end:"
     )
     report.table("accuracy", mlp_rows())
     best = max(mlps, key=lambda name: max(mlps[name]["val_accuracy"]))

@@ -90,7 +90,7 @@ def use_backend(name: str) -> _Choice:
     if name == "reference":
         active = reference
     elif name != "compiled":
-        raise ValueError(f"name: got {name!r}, expected 'compiled' or 'reference'")
+        raise ValueError(f"name: got {name!r:.60}, expected 'compiled' or 'reference'")
     elif compiled is None:
         raise ImportError(f"the compiled kernels cannot be imported ({missing})")
     else:

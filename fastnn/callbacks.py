@@ -96,7 +96,9 @@ def to_callbacks(callbacks: Iterable[Any] | None) -> list[Callback]:
         return []
     given = list(callbacks) if isinstance(callbacks, Iterable) else None
     if given is None or not all(callable(one) or isinstance(one, Callback) for one in given):
-        raise TypeError(f"callbacks: got {callbacks!r}, expected a list of functions or Callbacks")
+        raise TypeError(
+            f"callbacks: got {callbacks!r:.60}, expected a list of functions or Callbacks"
+        )
     for one in given:
         if isinstance(one, type) and issubclass(one, Callback):
             raise TypeError(
@@ -122,9 +124,9 @@ class _Watch(Callback):
 
     def __init__(self, monitor: str, min_delta: float, mode: str) -> None:
         if not isinstance(monitor, str):
-            raise TypeError(f"monitor: got {monitor!r}, expected a name such as 'val_loss'")
+            raise TypeError(f"monitor: got {monitor!r:.60}, expected a name such as 'val_loss'")
         if mode not in ("auto", "min", "max"):
-            raise ValueError(f"mode: got {mode!r}, expected 'auto', 'min' or 'max'")
+            raise ValueError(f"mode: got {mode!r:.60}, expected 'auto', 'min' or 'max'")
         self.monitor = monitor
         self.min_delta = check_real("min_delta", min_delta, 0)
         self.mode = mode
@@ -265,7 +267,7 @@ class LearningRateScheduler(Callback):
 
     def __init__(self, rate: Callable[[int], float]) -> None:
         if not callable(rate):
-            raise TypeError(f"rate: got {rate!r}, expected a function of the epoch")
+            raise TypeError(f"rate: got {rate!r:.60}, expected a function of the epoch")
         self.rate = rate
 
     def on_epoch_begin(self, model: Sequential, history: History) -> None:

@@ -106,7 +106,7 @@ class Checkpoint:
                         "model.save writes it; give another path"
                     )
                 training = found.pop("training")
-                if "lr" in training and training["parts"]["optimizer"]["lr"] == self.optimizer.lr:
+                if training["parts"]["optimizer"]["lr"] == self.optimizer.lr:
                     self._began(training["lr"])  # a callback has set the rate of this very object
                 self._compare(found, training["settings"])
                 arrays = {name: np.empty(e.shape, e.dtype) for name, e in file.entries.items()}
@@ -135,9 +135,8 @@ class Checkpoint:
             mine["seed"] = check_integer("seed", found["seed"], 0, 2**64 - 1)
         for theirs, ours in ((found, mine), (settings, self._settings)):
             for name in ours:
-                was, now = theirs.get(name), ours[name]
-                older = was is None and name.startswith("callbacks[")  # did not note options
-                if was != now and not older:
+                was, now = theirs[name], ours[name]
+                if was != now:
                     difference = "" if isinstance(now, (list, dict)) else f": {was}, here {now}"
                     raise _OtherRunError(
                         f"checkpoint: the run in {self.path} has other {name}{difference}; give "
@@ -165,8 +164,8 @@ class Checkpoint:
         state = optimizer.state(model)
         step = check_integer("step", own["step"], 0, 2**62)
         epoch = check_integer("epoch", own["epoch"], 0, 2**62)
-        stream = check_integer("stream", own.get("stream", 0), 0, 2**62)
-        streams = check_integer("streams", found.get("streams", 1), 0, 2**62)
+        stream = check_integer("stream", own["stream"], 0, 2**62)
+        streams = check_integer("streams", found["streams"], 0, 2**62)
         lr = check_real("lr", own["lr"], 0, open_low=True)
         for name, buffer in state.buffers.items():
             if own[name].shape != buffer.shape:
@@ -199,7 +198,7 @@ class Checkpoint:
         began = time.perf_counter()
         if began < self._next and not (over or last):
             return
-        from fastnn.saving import weights_of
+        from fastnn.saving import finite_weights
 
         state = self.optimizer.state(self.model)
         own = {name: getattr(state, name) for name in ("step", "epoch", "stream")}
@@ -210,7 +209,7 @@ class Checkpoint:
             **{f"callback{i}": one.state_dict() for i, one in enumerate(self.callbacks)},
         }
         try:
-            arrays = weights_of(self.model)
+            arrays = finite_weights(self.model)
         except ValueError:
             return  # They diverged in the last step, as the next one will say.
         scalars: dict[str, dict[str, Any]] = {}

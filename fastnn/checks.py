@@ -1,7 +1,7 @@
 """Owns the first ring of checks: what a user passes is converted and validated once, here.
 
 Leaves shapes between kernels to the kernels. Every error names the argument, what it was and what
-was expected; no array of the caller's is ever written to.
+was expected; no array of the caller's is ever written to, and a warning shows the caller's line.
 """
 
 import math
@@ -32,6 +32,7 @@ __all__ = [
     "to_rows",
     "to_tokens",
     "to_weights",
+    "users_frame",
 ]
 
 Array = NDArray[Any]

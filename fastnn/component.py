@@ -87,9 +87,9 @@ def choose(argument: str, value: object, base: type[T], known: Mapping[str, type
     expected = f"expected one of {names}, or {article} {base.__name__} object"
     if isinstance(value, str):
         if value not in known:
-            raise ValueError(f"{argument}: unknown name {value!r}; {expected}")
+            raise ValueError(f"{argument}: unknown name {value!r:.60}; {expected}")
         return known[value]()
     if isinstance(value, type) and issubclass(value, base):
         name = value.__name__
         raise TypeError(f"{argument}: got the class {name}; make an object of it: {name}(...)")
-    raise TypeError(f"{argument}: got {value!r} ({type(value).__name__}); {expected}")
+    raise TypeError(f"{argument}: got {value!r:.60} ({type(value).__name__}); {expected}")

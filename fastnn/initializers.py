@@ -13,6 +13,7 @@ from fastnn.checks import Array, check_real
 from fastnn.component import Component
 
 __all__ = [
+    "INITIALIZERS",
     "Constant",
     "GlorotNormal",
     "GlorotUniform",

@@ -1,4 +1,4 @@
-"""Owns the losses: which targets they take, and which kernel gives value and gradient.
+"""Owns the losses: targets, kernels for value and gradient, and the layers that they include.
 
 Leaves the mean over an epoch's batches to the trainer.
 """
@@ -36,7 +36,7 @@ __all__ = [
     "MeanSquaredError",
     "included",
     "last_computing",
-    "weights_of",
+    "loss_weights",
 ]
 
 
@@ -412,7 +412,7 @@ def included(loss: Loss, layers: Sequence[Layer]) -> Layer | None:
     return layer
 
 
-def weights_of(
+def loss_weights(
     targets: Array,
     sample_weight: ArrayLike | None,
     class_weight: Mapping[int, float] | None,
@@ -449,7 +449,7 @@ def weights_of(
     Examples
     --------
     >>> labels = np.array([0, 1, 1], np.int32)
-    >>> weights_of(labels, [1, 1, 0], {1: 4.0}, 2, np.float32).ravel()
+    >>> loss_weights(labels, [1, 1, 0], {1: 4.0}, 2, np.float32).ravel()
     array([1., 4., 0.], dtype=float32)
     """
     if sample_weight is None and class_weight is None and lengths is None:
@@ -469,8 +469,9 @@ def weights_of(
             labels = targets.astype(int)
         if labels is None:
             raise ValueError(
-                "class_weight: expected with class numbers as targets only, of cross-entropy, or "
-                "0 and 1 of binary cross-entropy with a single output"
+                f"class_weight: got {class_weight!r:.60}, expected None, because the targets are "
+                "neither class numbers of cross-entropy nor 0 and 1 of binary cross-entropy with "
+                "a single output"
             )
         table = np.ones(classes)
         for label, weight in class_weight.items():

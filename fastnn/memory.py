@@ -205,7 +205,10 @@ class Workspace:
         starts = np.cumsum([0, *self._sizes], dtype=object)
         self._starts = [int(start) for start in starts]
         if self._starts[-1] >= _MAX_BYTES:
-            raise ValueError(f"batch_size: {n} samples need {self._starts[-1]} bytes of buffers")
+            raise ValueError(
+                f"batch: got {n} samples, which need {self._starts[-1]} bytes of buffers, expected "
+                f"fewer than {_MAX_BYTES}"
+            )
         self.arena = aligned_zeros(self._starts[-1], np.uint8)
         self._bind(n)
 

@@ -215,12 +215,11 @@ def classification_report(
     <BLANKLINE>
     """
     digits = check_integer("digits", digits, 0)
-    true, predicted, _ = label_pair(y, y_pred, None if names is None else len(to_names(names)))
+    rows = [] if names is None else to_names(names)
+    true, predicted, _ = label_pair(y, y_pred, None if names is None else len(rows))
     if names is None:
         classes, index = np.unique(np.concatenate([true, predicted]), return_inverse=True)
         rows, (true, predicted) = list(map(str, classes)), np.split(index, 2)
-    else:
-        rows = to_names(names)
     *figures, support = precision_recall_f1(true, predicted, len(rows))
     if not np.any(true == predicted):
         support = support.astype(float)  # as scikit-learn writes it then

@@ -430,7 +430,7 @@ class Sequential:
             A function is called after each epoch with the model and the history; if it returns
             True, the run ends.
         verbose : {0, 1, 2}
-            Silent; a progress bar on a terminal; a line per epoch, always.
+            0: silent. 1: a line per epoch and, on a terminal, a progress bar. 2: the lines alone.
         shuffle : bool
             Take the samples in another order in each epoch.
         seed : int, optional
@@ -483,11 +483,17 @@ class Sequential:
         if validation_every is not None:
             check_integer("validation_every", validation_every, 1)
             if validation_data is None:
-                raise ValueError("validation_every: expected with validation_data only")
+                raise ValueError(
+                    f"validation_every: got {validation_every}, expected None without "
+                    "validation_data"
+                )
         self._claim()
         try:
             data = to_data(
-                *(self, x, y, chosen),
+                self,
+                x,
+                y,
+                chosen,
                 sample_weight=sample_weight,
                 class_weight=class_weight,
                 lengths=lengths,
@@ -608,19 +614,22 @@ class Sequential:
             If ``x`` does not fit.
         """
         pool = self._whole if lengths is None else self._predictors[len(self.layers), True]
+        return self._outputs(pool, x, len(self.layers), lengths)
+
+    def _outputs(
+        self, pool: list[Predictor], x: ArrayLike, end: int, lengths: ArrayLike | None
+    ) -> Array:
+        """Return what layer ``end - 1`` gives, by one of the pool that nobody else uses now."""
         try:
             predictor = pool.pop()
         except IndexError:
-            predictor = self._predictor(x, len(self.layers), lengths is not None)
+            if self.input_shape is None:
+                to_samples(self, "x", x)
+            predictor = Predictor(self, end, lengths is not None)
         try:
             return predictor(x, lengths)
         finally:
             pool.append(predictor)
-
-    def _predictor(self, x: ArrayLike, end: int, with_lengths: bool) -> Predictor:
-        if self.input_shape is None:
-            to_samples(self, "x", x)
-        return Predictor(self, end, with_lengths)
 
     def predict_classes(self, x: ArrayLike, lengths: ArrayLike | None = None) -> Array:
         """Return the class with the largest output for each sample, step or pixel: (N, ...) int64.
@@ -673,15 +682,7 @@ class Sequential:
         """
         count = len(self.layers)
         end = check_integer("layer", layer, -count, count - 1) % count + 1
-        pool = self._predictors[end, lengths is not None]
-        try:
-            predictor = pool.pop()
-        except IndexError:
-            predictor = self._predictor(x, end, lengths is not None)
-        try:
-            return predictor(x, lengths)
-        finally:
-            pool.append(predictor)
+        return self._outputs(self._predictors[end, lengths is not None], x, end, lengths)
 
     def reset_states(self) -> None:
         """Let stateful layers begin at zero in the next prediction.
@@ -706,16 +707,14 @@ class Sequential:
 
     def _table(self) -> str:
         rows = [("layer", "output shape", "parameters")]
-        total = 0
+        total, built = 0, self.input_shape is not None
         for index, layer in enumerate(self.layers):
-            built = self.input_shape is not None
             count = sum(math.prod(shape) for shape, _ in layer.weights.values())
             total += count
             shape = str(outside(layer.output_shape, self.data_format)) if built else "?"
             rows.append((f"{index:2}  {layer!r}", shape, f"{count:,}" if built else "?"))
         widths = [max(len(row[i]) for row in rows) for i in range(3)]
         lines = [f"{a:{widths[0]}}  {b:{widths[1]}}  {c:>{widths[2]}}" for a, b, c in rows]
-        built = self.input_shape is not None
         fixed = sum(math.prod(s) for layer in self.layers for s, _ in layer.buffers.values())
         lines.append(
             f"input {self.input_shape}, {total:,} trainable parameters"
@@ -739,6 +738,7 @@ class Sequential:
             "layers": copy.deepcopy(self.layers),
             "input_shape": self.input_shape,
             "seed": self.seed,
+            "drawn": self._drawn,
             "dtype": self.dtype.name,
             "data_format": self.data_format,
             "weights": None if self.input_shape is None else self.state_dict(),
@@ -756,7 +756,7 @@ class Sequential:
             for key, array in self.arrays().items():
                 array[...] = state["weights"][key]
         self._loss, self.history = state["loss"], state["history"]
-        self._streams = state.get("streams", 0)
+        self._drawn, self._streams = state["drawn"], state["streams"]
 
 
 def _float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
@@ -785,12 +785,12 @@ def _stream_seed(seed: int, stream: int) -> int:
 def _expand(layers: Sequence[Layer]) -> list[Layer]:
     """Return the layers with their activations as layers of their own."""
     if isinstance(layers, Layer) or not isinstance(layers, Iterable):
-        raise TypeError(f"layers: got {layers!r}, expected a list of layers")
+        raise TypeError(f"layers: got {layers!r:.60}, expected a list of layers")
     expanded: list[Layer] = []
     for layer in layers:
         if not isinstance(layer, Layer):
             hint = f"; make an object of it: {layer.__name__}()" if isinstance(layer, type) else ""
-            raise TypeError(f"layers: got {layer!r} at {len(expanded)}, expected a layer{hint}")
+            raise TypeError(f"layers: got {layer!r:.60} at {len(expanded)}, expected a layer{hint}")
         expanded.append(layer)
         if layer.activation is not None:
             expanded.append(layer.activation)

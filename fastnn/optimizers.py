@@ -9,13 +9,13 @@ from types import ModuleType
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
-from fastnn.checks import Array, check_real
+from fastnn.checks import Array, check_flag, check_real
 from fastnn.component import Component
 from fastnn.memory import aligned_zeros
 
 __all__ = ["OPTIMIZERS", "SGD", "Adam", "AdamW", "Optimizer", "OptimizerState", "RMSProp"]
 
-Schedule = Callable[[int], float]
+_Rate = Callable[[int], float]
 
 
 @dataclass
@@ -73,11 +73,11 @@ class Optimizer(Component):
     recorded: ClassVar[tuple[str, ...]] = ("update",)
 
     def __init__(
-        self, lr: float, schedule: Schedule | None = None, clip_norm: float | None = None
+        self, lr: float, schedule: _Rate | None = None, clip_norm: float | None = None
     ) -> None:
         self.lr = check_real("lr", lr, 0, open_low=True)
         if schedule is not None and not callable(schedule):
-            raise TypeError(f"schedule: got {schedule!r}, expected a function of the step")
+            raise TypeError(f"schedule: got {schedule!r:.60}, expected a function of the step")
         self.schedule = schedule
         if clip_norm is not None:
             clip_norm = check_real("clip_norm", clip_norm, 0, open_low=True)
@@ -166,16 +166,14 @@ class SGD(Optimizer):
         lr: float = 0.01,
         momentum: float = 0.0,
         nesterov: bool = False,
-        schedule: Schedule | None = None,
+        schedule: _Rate | None = None,
         clip_norm: float | None = None,
     ) -> None:
         super().__init__(lr, schedule, clip_norm)
         self.momentum = check_real("momentum", momentum, 0, 1, open_high=True)
-        if not isinstance(nesterov, bool):
-            raise TypeError(f"nesterov: got {nesterov!r}, expected True or False")
+        self.nesterov = check_flag("nesterov", nesterov)
         if nesterov and not momentum:
             raise ValueError("nesterov: got True with momentum 0, expected a positive momentum")
-        self.nesterov = nesterov
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -225,7 +223,7 @@ class RMSProp(Optimizer):
         lr: float = 0.001,
         rho: float = 0.9,
         eps: float = 1e-7,
-        schedule: Schedule | None = None,
+        schedule: _Rate | None = None,
         clip_norm: float | None = None,
     ) -> None:
         super().__init__(lr, schedule, clip_norm)
@@ -281,7 +279,7 @@ class Adam(Optimizer):
         beta1: float = 0.9,
         beta2: float = 0.999,
         eps: float = 1e-8,
-        schedule: Schedule | None = None,
+        schedule: _Rate | None = None,
         clip_norm: float | None = None,
     ) -> None:
         super().__init__(lr, schedule, clip_norm)
@@ -350,7 +348,7 @@ class AdamW(Adam):
         beta2: float = 0.999,
         eps: float = 1e-8,
         weight_decay: float = 0.01,
-        schedule: Schedule | None = None,
+        schedule: _Rate | None = None,
         clip_norm: float | None = None,
     ) -> None:
         super().__init__(lr, beta1, beta2, eps, schedule, clip_norm)

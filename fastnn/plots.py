@@ -199,9 +199,9 @@ def confusion_matrix(
         for i, j in np.argwhere(counts):
             color = "white" if shade[i, j] > 0.7 else "black"
             ax.text(j, i, f"{counts[i, j]}", ha="center", va="center", color=color, fontsize=8)
+    if classes <= _MAX_COUNTS or shown:
         ax.set(xticks=range(classes), yticks=range(classes))
     if shown:
-        ax.set(xticks=range(classes), yticks=range(classes))
         ax.set_yticklabels(shown[:classes])
         ax.set_xticklabels(shown[:classes], rotation=45, ha="right", rotation_mode="anchor")
     total = counts.sum()

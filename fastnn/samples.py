@@ -17,7 +17,7 @@ from fastnn.formats import inside, rows_inside
 from fastnn.layers.base import Layer
 from fastnn.layers.embedding import Embedding
 from fastnn.layers.normalization import BatchNorm
-from fastnn.losses import Loss, weights_of
+from fastnn.losses import Loss, loss_weights
 
 if TYPE_CHECKING:
     from fastnn.model import Sequential
@@ -100,13 +100,13 @@ def sequence_lengths(
         return None
     takers = [layer for layer in model.layers if layer.takes_lengths]
     if not takers:
-        raise ValueError(f"{name}: expected with a recurrent layer only, there is none")
+        raise ValueError(f"{name}: got lengths, expected None, because no layer is recurrent")
     steps = [layer.input_shape[0] for layer in takers if end is None or layer.index < end]
     steps = steps or [takers[0].input_shape[0]]
     if len(set(steps)) > 1:
         raise ValueError(
-            f"{name}: expected with recurrent layers of as many steps only, they have "
-            f"{', '.join(map(str, steps))}"
+            f"{name}: got lengths, expected None, because the recurrent layers have different "
+            f"numbers of steps: {', '.join(map(str, steps))}"
         )
     with takers[0].named():
         return to_lengths(name, lengths, rows, steps[0])
@@ -167,8 +167,13 @@ def to_data(
     per_sample = math.prod(targets.shape[1:]) if targets.dtype == np.int32 else steps or 1
     if loss.by_rows:
         per_sample = math.prod(seen_as[:-1])
-    weights = weights_of(
-        *(targets, sample_weight, class_weight, classes, model.dtype, per_sample),
+    weights = loss_weights(
+        targets,
+        sample_weight,
+        class_weight,
+        classes,
+        model.dtype,
+        per_sample,
         lengths=ends if steps else None,
         steps=steps or 1,
     )
@@ -184,7 +189,10 @@ def to_validation(
         what = type(data).__name__ + (f" of {len(data)}" if several else "")
         raise TypeError(f"validation_data: got {what}, expected (x, y) or (x, y, lengths)")
     return to_data(
-        *(model, data[0], data[1], loss),
+        model,
+        data[0],
+        data[1],
+        loss,
         ("validation_data[0]", "validation_data[1]", "validation_data[2], the lengths"),
         lengths=data[2] if len(data) == 3 else None,
         pixels=training.y_scale != 1,
@@ -249,15 +257,21 @@ def rows_at_once(
     if stateful is None and not train:
         return chunk_rows(model)
     n = min(batch_size or rows, rows)
-    for layer in model.layers if train and n == 1 else ():
-        if isinstance(layer, BatchNorm) and math.prod(layer.input_shape[:-1]) == 1:
-            raise ValueError(
-                f"{name}: got batches of one row, expected more, because they have no variance "
-                f"for {layer.label}"
-            )
+    if train and n == 1:
+        _check_variance(model, name)
     if stateful is not None and rows % n:
         raise ValueError(
             f"{name}: got {rows} rows, expected a multiple of batch_size {n}, because "
             f"{stateful.label} is stateful"
         )
     return n
+
+
+def _check_variance(model: Sequential, name: str) -> None:
+    """Refuse batches of one row where they have no variance."""
+    for layer in model.layers:
+        if isinstance(layer, BatchNorm) and math.prod(layer.input_shape[:-1]) == 1:
+            raise ValueError(
+                f"{name}: got batches of one row, expected more, because they have no variance "
+                f"for {layer.label}"
+            )

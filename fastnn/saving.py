@@ -24,7 +24,7 @@ from fastnn.losses import Loss
 from fastnn.model import Sequential
 from fastnn.regularizers import Regularizer
 
-__all__ = ["describe", "load", "save", "weights_of"]
+__all__ = ["describe", "finite_weights", "load", "save"]
 
 _KINDS = (Layer, Initializer, Loss, Regularizer)
 
@@ -111,10 +111,10 @@ def describe(model: Sequential, loss: Loss) -> dict[str, Any]:
 def save(model: Sequential, path: str | os.PathLike[str]) -> None:
     """Write a model to a file; see ``Sequential.save``."""
     description = describe(model, model._loss) | {"streams": model._streams}
-    write(path, weights_of(model), json.dumps(description))
+    write(path, finite_weights(model), json.dumps(description))
 
 
-def weights_of(model: Sequential) -> dict[str, Array]:
+def finite_weights(model: Sequential) -> dict[str, Array]:
     """Return the weights, as views, after a check that they are finite."""
     weights = model.arrays()
     for name, weight in weights.items():
@@ -169,7 +169,7 @@ def load(
             if description.get("dtype") not in ("float32", "float64"):  # NumPy knows longer ones
                 raise ValueError(f"dtype: got {description.get('dtype')!r:.60}")
             description.pop("training", None)
-            streams = check_integer("streams", description.pop("streams", 0), 0, 2**62)
+            streams = check_integer("streams", description.pop("streams"), 0, 2**62)
             options = {name: _decode(value, known) for name, value in description.items()}
             loss, shape = options.pop("loss"), options.pop("input_shape")
             if not isinstance(loss, Loss):
@@ -180,7 +180,7 @@ def load(
                 lambda shapes: _check(file, shapes, model.dtype),
                 file.read,
             )
-            weights_of(model)
+            finite_weights(model)
         except (FileFormatError, OSError):
             raise
         except (Exception, RecursionError) as error:

@@ -258,7 +258,7 @@ class Trainer:
         epoch : int
             Counted from 0; with the seed it decides the order of the rows.
         report : callable
-            Called with the number of samples done since its last call, every 50 ms or so.
+            Called with the number of samples done since its last call, every 40 ms or so.
         pauses : iterable of int
             After so many batches of this epoch, in order, ``pause`` is called; its time does not
             count.

@@ -644,10 +644,11 @@ PRODUCTS: list[Sizes] = [
     ]
 ]  # fmt: skip
 DENSES: list[Sizes] = [{"N": sizes["M"], "I": sizes["K"], "O": sizes["N"]} for sizes in PRODUCTS]
+DENSES.append({"N": 1, "I": 3, "O": 5001})  # a row that is longer than what stays in L1
 MATRICES: list[Sizes] = [
     {"N": n, "C": c} for n, c in zip((3, 1, 8, 9, 255, 256, 257, 600, 2), EDGES, strict=True)
 ]
-MATRICES += [{"N": 1000, "C": 1}, {"N": 300, "C": 3}, {"N": 515, "C": 38}]
+MATRICES += [{"N": 1000, "C": 1}, {"N": 300, "C": 3}, {"N": 515, "C": 38}, {"N": 5, "C": 40_000}]
 MATRIX_BENCH = {"N": 20 * 28 * 28, "C": 16}
 POOLS: list[Sizes] = [
     dict(zip("NHWCRQSP", sizes, strict=True))

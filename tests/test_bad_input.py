@@ -279,11 +279,11 @@ BAD_OPTIONS = [
     ("validation_data", good_x(), TypeError, r"got ndarray, expected \(x, y\) or \(x"),
     ("validation_data", (good_x(),), TypeError, "got tuple of 1"),
     ("validation_data", (good_x(), good_y(), 1, 1), TypeError, "got tuple"),
-    ("lengths", np.ones(12, int), ValueError, "expected with a recurrent layer only"),
+    ("lengths", np.ones(12, int), ValueError, "got lengths, expected None, because no layer"),
     ("validation_data", 0.2, TypeError, "got float"),
     ("validation_every", 0, ValueError, "got 0, expected an integer >= 1"),
     ("validation_every", 2.5, TypeError, "got 2.5"),
-    ("validation_every", 5, ValueError, "expected with validation_data only"),
+    ("validation_every", 5, ValueError, "got 5, expected None without validation_data"),
     ("callbacks", [fnn.EarlyStopping], TypeError, r"make an object of it: EarlyStopping\(...\)"),
     ("sample_weight", np.ones(ROWS - 1), ValueError, r"got shape \(11,\), expected \(12,\)"),
     ("sample_weight", np.ones((ROWS, 1)), ValueError, r"got shape \(12, 1\)"),
@@ -317,7 +317,7 @@ def test_bad_class_weights(backend):
         with pytest.raises((TypeError, ValueError), match=rf"^class_weight\[1\]: {message}"):
             model().fit(good_x(), good_y(), class_weight={1: value}, verbose=0)
     for targets in (np.full((ROWS, CLASSES), 1 / CLASSES), good_x()[:, :CLASSES]):
-        with pytest.raises(ValueError, match=r"^class_weight: expected with class numbers"):
+        with pytest.raises(ValueError, match=r"^class_weight: got .*expected None, because"):
             loss = "cross_entropy" if targets.min() > 0 else "mse"
             model().fit(good_x(), targets, loss=loss, class_weight={1: 2.0}, verbose=0)
 
@@ -335,7 +335,7 @@ def test_class_weights_of_a_single_output_go_with_yes_and_no():
 
 def test_third_validation_data_are_lengths():
     data = good_x(), good_y(), np.ones(ROWS)
-    message = r"^validation_data\[2\], the lengths: expected with a recurrent layer only"
+    message = r"^validation_data\[2\], the lengths: got lengths, expected None"
     with pytest.raises(ValueError, match=message):
         model().fit(good_x(), good_y(), validation_data=data, verbose=0)
 

@@ -3,6 +3,7 @@
 FASTNN_RESUMES sets the number of killed runs, FASTNN_FUZZ five times that of mutated checkpoints.
 """
 
+import copy
 import json
 import os
 import random
@@ -15,7 +16,7 @@ import pytest
 from test_files import FUZZ, MIB, mutated
 
 import fastnn as fnn
-from fastnn import checkpoint, files
+from fastnn import checkpoint
 
 RESUMES = int(os.environ.get("FASTNN_RESUMES", "8"))
 EPOCHS = 24
@@ -138,6 +139,15 @@ def test_a_model_without_a_seed_takes_over_that_of_the_file(tmp_path):
     assert got.seed == 7 and everything(got) == everything(train("mlp", epochs=4, seed=7))
 
 
+def test_a_copy_of_a_model_without_a_seed_takes_it_over_too(digits, tmp_path):
+    x, y = (part[:60] for part in digits)
+    options = {"checkpoint": tmp_path / "run", "epochs": 2, "verbose": 0}
+    copies = [copy.deepcopy(fnn.Sequential([fnn.Dense(10)])) for _ in range(2)]
+    first, second = (model.fit(x, y, **options) for model in copies)
+    assert copies[0].seed == copies[1].seed
+    assert first["loss"] == second["loss"]
+
+
 def test_a_new_rate_and_a_users_state_come_back(tmp_path):
     class Count(fnn.Callback):
         def __init__(self):
@@ -206,20 +216,6 @@ def test_options_of_callbacks_are_compared_but_not_paths_and_functions(tmp_path)
     with pytest.raises(ValueError, match=r"other callbacks\[2\]: .*monitor='loss', .*'accuracy', "):
         fit(2, "a", "accuracy")
     assert fit(2, "b", rate=0.2).history.epochs == 2 and (tmp_path / "b").exists()
-
-
-def test_a_checkpoint_of_before_callbacks_were_noted_goes_on(tmp_path, monkeypatch):
-    want = everything(train("mlp", epochs=2))
-
-    def older(path, arrays, model):
-        found = json.loads(model)
-        del found["training"]["lr"], found["training"]["settings"]["callbacks[0]"]
-        files.write(path, arrays, json.dumps(found))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "write", older)
-        train("mlp", tmp_path / "run", epochs=1)
-    assert everything(train("mlp", tmp_path / "run", epochs=2)) == want
 
 
 @pytest.mark.parametrize(

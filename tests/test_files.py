@@ -228,9 +228,14 @@ def layers(*found, **options):
     """The description of a model of these layers, each a class name and its options."""
     made = [{"class": name, "config": config} for name, config in found]
     loss = {"class": "CrossEntropy", "config": {}}
-    return {"layers": made, "input_shape": [2], "seed": 0, "dtype": "float32", "loss": loss} | (
-        options
-    )
+    return {
+        "layers": made,
+        "input_shape": [2],
+        "seed": 0,
+        "dtype": "float32",
+        "loss": loss,
+        "streams": 0,
+    } | (options)
 
 
 DENSE = layers(("Dense", {"units": 3}))

@@ -123,7 +123,7 @@ def test_the_arena_is_no_larger_than_what_is_in_it():
 
 def test_sizes_beyond_the_address_space_are_refused():
     layers = layers_of(fnn.Dense(3))
-    with pytest.raises(ValueError, match=r"batch_size: .* bytes"):
+    with pytest.raises(ValueError, match=r"batch: got .* samples, which need .* bytes"):
         Workspace(layers, 2**60, np.float32, training=True)
     with pytest.raises(ValueError, match=r"layer 0 \(Dense\): .*2\*\*31"):
         fnn.Sequential([fnn.Dense(2**30)], 2**30)

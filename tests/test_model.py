@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import tomllib
 import types
 import warnings
 from pathlib import Path
@@ -711,6 +712,11 @@ def test_float64_runs_on_the_reference(x):
     assert model.predict(x).dtype == np.float64 and model.plan is None
     twin = copy.deepcopy(model)
     np.testing.assert_array_equal(twin.predict(x), model.predict(x))
+
+
+def test_the_version_is_that_of_the_package():
+    project = Path(__file__).parent.parent / "pyproject.toml"
+    assert tomllib.loads(project.read_text())["project"]["version"] == fnn.__version__
 
 
 def test_public_names():

@@ -1,4 +1,7 @@
-"""Owns the division of rows into a training and a test part, and labels as rows of one 1."""
+"""Owns the division of rows into a training and a test part, and labels as rows of one 1.
+
+Leaves which rows a step takes to the trainer.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Owns the scaling of data to mean 0 and standard deviation 1."""
+"""Owns the scaling of data to mean 0 and standard deviation 1.
+
+Leaves the scaling of pixels to [0, 1] to the training step.
+"""
 
 from __future__ import annotations
 
@@ -53,8 +56,7 @@ class Standardize:
     def __init__(self, axis: int | tuple[int, ...] | list[int] | None = 0) -> None:
         if axis is not None:
             axis = tuple(axis) if isinstance(axis, list) else axis
-            axes = axis if isinstance(axis, tuple) else (axis,)
-            axes = tuple(check_integer("axis", a, 0) for a in axes)
+            axes = tuple(check_integer("axis", a, 0) for a in _axes(axis))
             if 0 not in axes or len(set(axes)) != len(axes):
                 raise ValueError(f"axis: got {axis}, expected distinct axes with 0, the rows")
         self.axis = axis
@@ -90,10 +92,7 @@ class Standardize:
         array(2.)
         """
         x = _numbers(x)
-        if self.axis is None:
-            axes = tuple(range(x.ndim))
-        else:
-            axes = self.axis if isinstance(self.axis, tuple) else (self.axis,)
+        axes = tuple(range(x.ndim)) if self.axis is None else _axes(self.axis)
         if max(axes) >= x.ndim:
             raise ValueError(f"x: got shape {x.shape}, expected it to have axis {max(axes)}")
         count = math.prod(x.shape[a] for a in axes)
@@ -213,7 +212,7 @@ class Standardize:
         if self.axis is not None:
             assert self.mean is not None
             fixed = self.mean.shape
-            axes = self.axis if isinstance(self.axis, tuple) else (self.axis,)
+            axes = _axes(self.axis)
             free = [a in axes for a in range(1, x.ndim)]
             same = x.ndim == len(fixed) + 1 and all(
                 f or a == b for f, a, b in zip(free, x.shape[1:], fixed, strict=True)
@@ -259,3 +258,7 @@ def _not_finite(x: Array) -> str:
         index = tuple(int(i) for i in np.unravel_index(int(np.argmax(bad)), x.shape))
         return f"x: got {x[index]} at {index}, expected finite numbers"
     return f"x: got values up to {np.abs(x).max()}, too large to standardize in float32"
+
+
+def _axes(axis: int | tuple[int, ...]) -> tuple[int, ...]:
+    return axis if isinstance(axis, tuple) else (axis,)

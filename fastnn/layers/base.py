@@ -129,7 +129,10 @@ class Layer(Component):
         return input_shape
 
     def saved(self, n: int, dtype: DTypeLike) -> dict[str, tuple[tuple[int, ...], DTypeLike]]:
-        """Return shape and dtype of each array that forward keeps for backward, for n samples."""
+        """Return shape and dtype of each array that the layer needs for n samples.
+
+        Such as what forward keeps for backward. They begin as zeros, and belong to one run.
+        """
         return {}
 
     def forward(self, k: ModuleType, x: Array, out: Array, saved: SimpleNamespace) -> None:
@@ -163,7 +166,7 @@ class Layer(Component):
         """Return those arrays of ``saved`` that ``update`` fills for the next batch."""
         return ()
 
-    def add_weight(self, name: str, shape: tuple[int, ...], initializer: Initializer) -> None:
+    def add_weight(self, name: str, shape: tuple[int, ...], initializer: str | Initializer) -> None:
         """Declare a weight, to be ``self.<name>``, with its gradient ``self.d<name>``.
 
         In a built model to assign to either copies the values, which must have its shape.

@@ -128,8 +128,16 @@ class Conv2D(Weighted):
         saved: SimpleNamespace,
     ) -> None:
         k.conv2d_backward(
-            *(dout, x, self.w, self.stride, self.pad, self.dilation),
-            *(getattr(saved, "scratch", None), dx, self.dw, self.db),
+            dout,
+            x,
+            self.w,
+            self.stride,
+            self.pad,
+            self.dilation,
+            getattr(saved, "scratch", None),
+            dx,
+            self.dw,
+            self.db,
         )
 
 
@@ -239,6 +247,13 @@ class ConvTranspose2D(Weighted):
         saved: SimpleNamespace,
     ) -> None:
         k.conv_transpose2d_backward(
-            *(dout, x, self.w, self.stride, self.padding),
-            *(getattr(saved, "scratch", None), dx, self.dw, self.db),
+            dout,
+            x,
+            self.w,
+            self.stride,
+            self.padding,
+            getattr(saved, "scratch", None),
+            dx,
+            self.dw,
+            self.db,
         )

@@ -87,7 +87,7 @@ class Embedding(Layer):
             return to_tokens(name, value, self.input_shape[0], self.tokens)
 
     def saved(self, n: int, dtype: DTypeLike) -> dict[str, tuple[tuple[int, ...], DTypeLike]]:
-        # of each row of dw, whether it is 0: no run trusts what it has not written itself
+        # of each row of dw, whether this run has left it 0
         return {"clean": ((self.tokens,), np.uint8)}
 
     def forward(self, k: ModuleType, x: Array, out: Array, saved: SimpleNamespace) -> None:

@@ -119,10 +119,16 @@ class BatchNorm(Layer):
     ) -> None:
         channels = x.shape[-1]
         k.batchnorm_backward(
-            *(dout.reshape(-1, channels), x.reshape(-1, channels), self.gamma, self.eps),
-            *(saved.mean, saved.var, saved.scratch),
+            dout.reshape(-1, channels),
+            x.reshape(-1, channels),
+            self.gamma,
+            self.eps,
+            saved.mean,
+            saved.var,
+            saved.scratch,
             None if dx is None else dx.reshape(-1, channels),
-            *(self.dgamma, self.dbeta),
+            self.dgamma,
+            self.dbeta,
         )
 
     def update(self, k: ModuleType, x: Array, saved: SimpleNamespace) -> None:

@@ -18,7 +18,7 @@ from fastnn.initializers import INITIALIZERS, Initializer
 from fastnn.layers.weighted import Weighted
 from fastnn.regularizers import Regularizer
 
-__all__ = ["GRU", "LSTM", "RNN"]
+__all__ = ["GRU", "LSTM", "RNN", "Recurrent"]
 
 _REVERSE = "_reverse"
 _START = np.zeros(3, np.int64)
@@ -182,7 +182,8 @@ class Recurrent(Weighted):
     def state(self, value: Any) -> None:
         with self.named():
             if not self.stateful:
-                raise ValueError("state: expected with stateful=True only")
+                what = type(value).__name__
+                raise ValueError(f"state: got {what}, expected a layer with stateful=True")
             self._state = () if value is None else self._to_state(value)
 
     def _to_state(self, value: Any) -> tuple[Array, ...]:

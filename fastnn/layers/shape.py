@@ -4,6 +4,7 @@ Leaves the sharing of the buffer to ``memory.Workspace``.
 """
 
 import math
+from collections.abc import Sequence
 
 from fastnn.checks import check_integer, check_shape
 from fastnn.layers.base import Layer
@@ -64,7 +65,7 @@ class Reshape(Layer):
     records = True
     view = True
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
+    def __init__(self, shape: int | Sequence[int]) -> None:
         axes = shape if isinstance(shape, (tuple, list)) else (shape,)
         self.shape = tuple(check_integer("shape", axis, -1) for axis in axes)
         if self.shape.count(-1) > 1 or 0 in self.shape or not self.shape:

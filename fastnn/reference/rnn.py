@@ -364,6 +364,10 @@ def lstm_backward(
 ) -> None:
     """Back through time over ``c' = f * c + i * g``, ``h' = o * tanh(c')``.
 
+    ``dc += dh * o * (1 - tanh(c')**2)``; ``di, df, dg = dc * g, dc * c, dc * i`` and
+    ``do = dh * tanh(c')``, times the derivatives of their gates, are ``dz``; then ``dc *= f``,
+    ``dh = dz @ wh.T``.
+
     Parameters
     ----------
     dout : (N, T, D) or (N, 1, D) float
@@ -528,6 +532,9 @@ def gru_backward(
     dbh: Array | None,
 ) -> None:
     """Back through time over ``n = tanh(z_n + r * hn)``, ``h' = (1 - u) * n + u * h``.
+
+    ``dn = dh * (1 - u) * (1 - n**2)``; ``dr, du = dn * hn, dh * (h - n)``, times the derivatives
+    of their gates; ``dz = dr, du, dn``, ``dzh = dr, du, dn * r``, ``dh = dh * u + dzh @ wh.T``.
 
     Parameters
     ----------
