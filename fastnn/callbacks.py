@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastnn.checks import Array, check_flag, check_integer, check_real
 from fastnn.component import Component
-from fastnn.files import to_path
+from fastnn.files import check_folder, to_path
 from fastnn.history import History
 
 if TYPE_CHECKING:
@@ -390,6 +390,11 @@ class ModelCheckpoint(_Watch):
         self.path = to_path(path)
         self.save_best_only = check_flag("save_best_only", save_best_only)
 
+    def on_train_begin(self, model: Sequential, history: History) -> None:
+        super().on_train_begin(model, history)
+        if "{" not in os.path.dirname(self.path):
+            check_folder(self.path)
+
     def on_epoch_end(self, model: Sequential, history: History) -> object:
         if not self.save_best_only or self.improved(model, history):
             figures = {name: values[-1] for name, values in history.items()}
@@ -430,6 +435,7 @@ class CSVLogger(Callback):
         self._columns: list[str] = []
 
     def on_train_begin(self, model: Sequential, history: History) -> None:
+        check_folder(self.path)
         self._columns = []
 
     def on_epoch_end(self, model: Sequential, history: History) -> object:

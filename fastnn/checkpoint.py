@@ -17,7 +17,15 @@ import numpy as np
 
 from fastnn.callbacks import Callback
 from fastnn.checks import Array, check_integer, check_real
-from fastnn.files import TRAINING, FileFormatError, TensorFile, parse, to_path, write
+from fastnn.files import (
+    TRAINING,
+    FileFormatError,
+    TensorFile,
+    check_folder,
+    parse,
+    to_path,
+    write,
+)
 from fastnn.history import History
 from fastnn.losses import Loss
 from fastnn.optimizers import Optimizer
@@ -96,6 +104,7 @@ class Checkpoint:
         try:
             file = TensorFile(self.path)
         except FileNotFoundError:
+            check_folder(self.path)
             return
         with file:
             try:

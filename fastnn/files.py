@@ -88,6 +88,19 @@ def to_path(path: str | os.PathLike[str]) -> str:
     return os.fsdecode(path)
 
 
+def check_folder(path: str) -> None:
+    """Check that the folder exists in which a file is to be written, before it takes long to fill.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it does not.
+    """
+    folder = os.path.dirname(path) or os.curdir
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(errno.ENOENT, "no such folder", folder)
+
+
 class TensorFile:
     """A file of arrays, opened: its header is read and checked, its data not yet.
 

@@ -166,7 +166,9 @@ class CrossEntropy(Loss):
         if array.ndim == 0 or array.shape[1:] != shape:
             *most, last = map(str, shape)
             labels = f"(rows, {', '.join(most)})" if most else "(rows,)"
-            hint = "; is a Flatten() missing in the model?" if most and array.ndim == 1 else ""
+            hint = ""
+            if most and array.ndim == 1:
+                hint = "; is a Flatten() missing in the model, or return_sequences=False?"
             raise ValueError(
                 f"{name}: got shape {array.shape}, expected {labels} or "
                 f"(rows, {', '.join([*most, last])}){hint}"
@@ -252,8 +254,8 @@ class MeanSquaredError(ElementwiseLoss):
     """Mean over all elements of the squared difference.
 
     Targets have the output's shape. uint8 targets are pixels, scaled to [0, 1], where the inputs
-    are and have as many elements (an autoencoder), and in validation data if they are in the
-    training data; else they are numbers.
+    are and have as many elements (an autoencoder), unless none is above 1 (a mask), and in
+    validation data if they are in the training data; else they are numbers.
 
     Parameters
     ----------

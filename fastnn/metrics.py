@@ -44,7 +44,7 @@ def accuracy(y: ArrayLike, y_pred: ArrayLike) -> float:
     >>> accuracy([0, 1, 2, 2], [0, 2, 2, 2])
     0.75
     """
-    true, predicted, _ = label_pair(y, y_pred, None)
+    true, predicted = _pair(y, y_pred, 2**31 - 1)
     return float(np.mean(true == predicted))
 
 
@@ -315,9 +315,12 @@ def r2_score(y: ArrayLike, y_pred: ArrayLike) -> float:
     true, predicted = _columns("y", y), _columns("y_pred", y_pred)
     if true.shape != predicted.shape:
         raise ValueError(f"y_pred: got shape {np.shape(y_pred)}, expected that of y, {np.shape(y)}")
+    constant = (true == true[0]).all(axis=0)  # their mean may be rounded
+    # by a power of 2, so that no square overflows and no bit is lost
+    _, exponent = np.frexp(np.maximum(abs(true).max(axis=0), abs(predicted).max(axis=0)))
+    true, predicted = np.ldexp(true, -exponent), np.ldexp(predicted, -exponent)
     left = np.sum((true - predicted) ** 2, axis=0)
     spread = np.sum((true - true.mean(axis=0)) ** 2, axis=0)
-    constant = spread == 0
     score = np.where(constant, left == 0, 1 - left / np.where(constant, 1, spread))
     return float(score.mean())
 
@@ -336,12 +339,18 @@ def label_pair(y: ArrayLike, y_pred: ArrayLike, n_classes: int | None) -> tuple[
     limit = _MAX_CLASSES
     if n_classes is not None:
         limit = check_integer("n_classes", n_classes, 1, _MAX_CLASSES)
-    true, predicted = _vector("y", y, limit), _vector("y_pred", y_pred, limit)
-    if len(true) != len(predicted):
-        raise ValueError(f"y_pred: got {len(predicted)} labels, expected {len(true)}, as in y")
+    true, predicted = _pair(y, y_pred, limit)
     if n_classes is None:
         limit = int(max(true.max(), predicted.max())) + 1
     return true, predicted, limit
+
+
+def _pair(y: ArrayLike, y_pred: ArrayLike, limit: int) -> tuple[Array, Array]:
+    """Return true and predicted labels (N,) below the limit as int32."""
+    true, predicted = _vector("y", y, limit), _vector("y_pred", y_pred, limit)
+    if len(true) != len(predicted):
+        raise ValueError(f"y_pred: got {len(predicted)} labels, expected {len(true)}, as in y")
+    return true, predicted
 
 
 def _columns(name: str, value: ArrayLike) -> Array:

@@ -4,12 +4,12 @@ Leaves samples and targets to ``samples``, the training step to ``trainer``, the
 to ``inference``, and what a layer computes to ``layers``.
 """
 
-import copy
 import math
 import os
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -69,7 +69,7 @@ class Sequential:
 
     Attributes
     ----------
-    layers : list of Layer
+    layers : tuple of Layer
     theta, grad : (n,) float
         All weights, and their gradients after a step (but see ``fit``'s ``fuse``); the layers' are
         views of them. Each weight starts at a multiple of 16 elements, the gaps are 0. To assign to
@@ -132,11 +132,16 @@ class Sequential:
 
     def _reset(self) -> None:
         """Make what neither a copy nor a file of the model takes over."""
+        self._forget_plans()
+        self._warned = False
+        self._building = threading.Lock()
+        self._builder = 0  # the thread that has built it
+
+    def _forget_plans(self) -> None:
+        """Let the next predictions be computed anew, as after a change of a layer's options."""
         # by the number of layers, and whether there are lengths
         self._predictors: defaultdict[tuple[int, bool], list[Predictor]] = defaultdict(list)
         self._whole: list[Predictor] = self._predictors[len(self.layers), False]
-        self._warned = False
-        self._building = threading.Lock()
 
     # ---- shapes and weights ------------------------------------------------------------------
 
@@ -157,8 +162,22 @@ class Sequential:
         with self._building:
             if self.input_shape is None:
                 self._build(shape)
+                self._builder = threading.get_ident()
         if shape != self.input_shape:
             raise ValueError(f"input_shape: got {shape}, the model is built for {self.input_shape}")
+
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """Let a model that is built inside be unbuilt again if what is inside fails."""
+        fresh = self.input_shape is None
+        try:
+            yield
+        except BaseException:
+            if fresh and self.input_shape is not None and self._builder == threading.get_ident():
+                with self._building:
+                    self.input_shape = self.output_shape = None
+                    self._forget_plans()
+            raise
 
     def _build(self, shape: tuple[int, ...]) -> None:
         output = self._infer(shape)
@@ -174,6 +193,10 @@ class Sequential:
                     f"{self.dtype} of shape {weight.shape}"
                 )
             weight[...] = values
+        for layer in self.layers:
+            layer._take_copies()
+        for layer in self.layers:
+            layer.__dict__.pop("_copies", None)
         # Last, because it says to other threads that all is there.
         self.output_shape, self.input_shape = output, shape
 
@@ -183,7 +206,7 @@ class Sequential:
         for layer in self.layers:
             layer.weights.clear()
             layer.buffers.clear()
-            layer._bind({})
+            layer._unbind()
             layer.input_shape = output
             with layer.named():
                 output = check_shape("output shape", layer.build(output))
@@ -211,7 +234,7 @@ class Sequential:
             for name, (shape, value) in layer.buffers.items():
                 bound[name] = aligned_zeros(math.prod(shape), self.dtype).reshape(shape)
                 bound[name][...] = value
-            layer._bind(bound)
+            layer._bind(bound, self._forget_plans)
 
     def _restore(
         self,
@@ -455,7 +478,7 @@ class Sequential:
         TypeError, ValueError
             If an argument is not as above.
         DivergenceError
-            If the loss is not finite.
+            If the loss is not finite, or after an epoch a weight.
         RuntimeError
             If another thread is fitting this model.
         OSError
@@ -489,18 +512,21 @@ class Sequential:
                 )
         self._claim()
         try:
-            data = to_data(
-                self,
-                x,
-                y,
-                chosen,
-                sample_weight=sample_weight,
-                class_weight=class_weight,
-                lengths=lengths,
-            )
-            held = None
-            if validation_data is not None:
-                held = to_validation(self, validation_data, chosen, data)
+            with self._refusing():
+                data = to_data(
+                    self,
+                    x,
+                    y,
+                    chosen,
+                    sample_weight=sample_weight,
+                    class_weight=class_weight,
+                    lengths=lengths,
+                )
+                rows = rows_at_once(self, "x", len(data.x), batch_size, train=True)
+                held, held_rows = None, 0
+                if validation_data is not None:
+                    held = to_validation(self, validation_data, chosen, data)
+                    held_rows = rows_at_once(self, "validation_data[0]", len(held.x), batch_size)
             self.history = history = History()
             saved = None
             if checkpoint is not None:
@@ -518,20 +544,13 @@ class Sequential:
             stream = self._streams if state.stream is None else state.stream
             measure = None
             if held is not None:
-                measure = Trainer(
-                    self,
-                    held,
-                    chosen,
-                    batch_size=rows_at_once(self, "validation_data[0]", len(held.x), batch_size),
-                    eager=eager,
-                    fuse=fuse,
-                )
+                measure = Trainer(self, held, chosen, batch_size=held_rows, eager=eager, fuse=fuse)
             trainer = Trainer(
                 self,
                 data,
                 chosen,
                 updater,
-                batch_size=rows_at_once(self, "x", len(data.x), batch_size, train=True),
+                batch_size=rows,
                 shuffle=shuffle,
                 seed=_stream_seed(self.seed, stream) if seed is None else seed,
                 eager=eager,
@@ -593,7 +612,8 @@ class Sequential:
         chosen = self._loss if loss is None else choose("loss", loss, Loss, LOSSES)
         if batch_size is not None:
             check_integer("batch_size", batch_size, 1)
-        data = to_data(self, x, y, chosen, sample_weight=sample_weight, lengths=lengths)
+        with self._refusing():
+            data = to_data(self, x, y, chosen, sample_weight=sample_weight, lengths=lengths)
         n = rows_at_once(self, "x", len(data.x), batch_size)
         measure = Trainer(self, data, chosen, batch_size=n)
         measure.run_epoch()
@@ -624,7 +644,8 @@ class Sequential:
             predictor = pool.pop()
         except IndexError:
             if self.input_shape is None:
-                to_samples(self, "x", x)
+                with self._refusing():
+                    to_samples(self, "x", x)
             predictor = Predictor(self, end, lengths is not None)
         try:
             return predictor(x, lengths)
@@ -727,15 +748,14 @@ class Sequential:
     def __repr__(self) -> str:
         more = f", dtype={self.dtype.name!r}" if self.dtype != np.float32 else ""
         more += ", data_format='channels_first'" if self.data_format == "channels_first" else ""
-        return (
-            f"Sequential({self.layers!r}, input_shape={self.input_shape}, seed={self.seed}{more})"
-        )
+        layers = list(self.layers)
+        return f"Sequential({layers!r}, input_shape={self.input_shape}, seed={self.seed}{more})"
 
     # ---- copies ------------------------------------------------------------------------------
 
     def __getstate__(self) -> dict[str, Any]:
         return {
-            "layers": copy.deepcopy(self.layers),
+            "layers": [layer._copy_without_weights() for layer in self.layers],
             "input_shape": self.input_shape,
             "seed": self.seed,
             "drawn": self._drawn,
@@ -782,7 +802,7 @@ def _stream_seed(seed: int, stream: int) -> int:
     return int(np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0])
 
 
-def _expand(layers: Sequence[Layer]) -> list[Layer]:
+def _expand(layers: Sequence[Layer]) -> tuple[Layer, ...]:
     """Return the layers with their activations as layers of their own."""
     if isinstance(layers, Layer) or not isinstance(layers, Iterable):
         raise TypeError(f"layers: got {layers!r:.60}, expected a list of layers")
@@ -806,4 +826,4 @@ def _expand(layers: Sequence[Layer]) -> list[Layer]:
         seen.add(id(layer))
     for i, layer in enumerate(expanded):
         layer.index = i
-    return expanded
+    return tuple(expanded)

@@ -104,6 +104,7 @@ class Run:
         progress.start(epoch)
         try:
             self._train(progress)
+            self.trainer.check_weights()
             if self.measure is not None:
                 history.add(self._measured or self._validate())
         except DivergenceError as error:

@@ -138,7 +138,8 @@ def to_data(
     names : tuple of str
         What errors call ``x``, ``y`` and ``lengths``.
     pixels : bool
-        Targets of uint8 are pixels; they are in any case where they are as many as x has.
+        Targets of uint8 are pixels; they are in any case where they are as many as x has, and some
+        above 1: else they are a mask.
 
     Raises
     ------
@@ -149,7 +150,8 @@ def to_data(
     rows, x_scale = to_samples(model, x_name, x)
     assert model.output_shape is not None
     if rows.dtype == np.uint8 and math.prod(model.output_shape) == rows.shape[1]:
-        pixels = True
+        given = to_array(y_name, y)
+        pixels |= given.dtype == np.uint8 and given.size > 0 and given.max() > 1
     seen_as = model.output_shape
     if loss.by_rows:
         y, seen_as = _classes_last(model, y_name, y)

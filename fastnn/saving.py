@@ -63,12 +63,9 @@ def _encode(name: str, value: object) -> Any:
     if _public().get(kind.__name__, kind) is not kind:
         raise ValueError(f"{name}: {kind.__name__} is the name of a fastnn class; rename yours")
     config = value.config()
-    for option, parameter in inspect.signature(kind.__init__).parameters.items():
-        needed = parameter.default is parameter.empty and parameter.kind in (
-            parameter.POSITIONAL_OR_KEYWORD,
-            parameter.KEYWORD_ONLY,
-        )
-        if needed and option != "self" and option not in config:
+    for option, parameter in list(inspect.signature(kind.__init__).parameters.items())[1:]:
+        named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        if named and not hasattr(value, option):
             raise ValueError(
                 f"{name}: {kind.__name__} does not keep its argument as self.{option}, so a file "
                 "cannot make it again"
@@ -158,7 +155,7 @@ def load(
     >>> path = os.path.join(tempfile.mkdtemp(), "model.safetensors")
     >>> model.save(path)
     >>> fnn.load(path).layers
-    [Dense(4), ReLU(), Dense(2)]
+    (Dense(4), ReLU(), Dense(2))
     """
     known = _public() | _checked(custom_objects or {})
     with TensorFile(path) as file:

@@ -345,6 +345,27 @@ class Trainer:
         )
         return counted
 
+    def check_weights(self) -> None:
+        """Refuse weights that the last step has made infinite: no loss has met them yet.
+
+        Raises
+        ------
+        DivergenceError
+            If one is not finite.
+        """
+        if not np.isfinite(self.model.theta).all():
+            layer = next(
+                layer
+                for layer in self.model.layers
+                if not all(np.isfinite(getattr(layer, weight)).all() for weight in layer.weights)
+            )
+            raise DivergenceError(
+                f"{layer.label} has weights that are not finite after this step; a smaller "
+                "learning rate may help",
+                batch=self.batches,
+                layer=layer.index,
+            )
+
     def _diverged(self, ws: Workspace) -> DivergenceError:
         """Compute the batch at the clock once more, and name the layer that went wrong."""
         value = self.losses[self.clock[2]]

@@ -740,7 +740,7 @@ def test_errors_in_a_user_layer_name_it(backend):
             net.fit(good_x(), good_y(), verbose=0)
 
 
-@pytest.mark.parametrize("name", ["", "a.b", "forward", "a b", "3"])
+@pytest.mark.parametrize("name", ["", "a.b", "forward", "a b", "3", "weights", "index", "label"])
 def test_bad_names_of_weights(name):
     class Wrong(fnn.Layer):
         def build(self, input_shape):

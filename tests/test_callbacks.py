@@ -329,10 +329,33 @@ def test_csv_logger_with_a_figure_that_comes_later(blobs, tmp_path):
     assert [row["epoch"] for row in rows] == ["1", "2", "3"] and "extra" in rows[0]
 
 
+@pytest.mark.parametrize("kind", [fnn.CSVLogger, fnn.ModelCheckpoint])
+def test_a_missing_folder_is_missed_before_the_first_epoch(kind, blobs, tmp_path):
+    model = net()
+    with pytest.raises(FileNotFoundError, match=r"no such folder: .*nowhere"):
+        model.fit(*blobs, callbacks=[kind(tmp_path / "nowhere" / "file")], verbose=0)
+    assert model.history.epochs == 0
+
+
+def test_weights_that_are_not_finite_are_never_the_best(blobs):
+    def spoil(model, history):
+        if history.epochs == 2:
+            model.optimizer.lr = 3e38
+
+    model, stopping = fnn.Sequential([fnn.Dense(2)], seed=0), fnn.EarlyStopping("loss")
+    with pytest.raises(
+        fnn.DivergenceError, match=r"^epoch 3, batch 1: layer \d .* not finite"
+    ) as e:
+        options = {"batch_size": None, "callbacks": [stopping, spoil], "verbose": 0}
+        model.fit(blobs[0] * 1e3, blobs[1], epochs=9, optimizer=fnn.SGD(1e-7), **options)
+    assert (e.value.epoch, e.value.batch) == (3, 1) and e.value.layer is not None
+    assert stopping.best_epoch in (1, 2) and np.isfinite(model.theta).all()
+
+
 def test_csv_logger_that_cannot_write_keeps_the_run(blobs, tmp_path):
     model = net()
     with pytest.raises(OSError):
-        model.fit(*blobs, callbacks=[fnn.CSVLogger(tmp_path / "no" / "log.csv")], verbose=0)
+        model.fit(*blobs, callbacks=[fnn.CSVLogger(tmp_path)], verbose=0)
     assert model.history.epochs == 1
 
 
@@ -368,7 +391,7 @@ def test_a_file_for_each_epoch(blobs, tmp_path):
 
 def test_a_model_that_cannot_be_written_keeps_the_run(blobs, tmp_path):
     model, stopping = net(), fnn.EarlyStopping("loss")
-    keep = fnn.ModelCheckpoint(tmp_path / "no" / "net.safetensors")
+    keep = fnn.ModelCheckpoint(tmp_path)
     with pytest.raises(OSError):
         model.fit(*blobs, callbacks=[stopping, keep], verbose=0)
     assert model.history.epochs == stopping.best_epoch == 1

@@ -258,7 +258,7 @@ def test_files_that_are_no_checkpoints(tmp_path):
             train("mlp", path)
     with pytest.raises(TypeError, match="path: got 3"):
         train("mlp", 3)
-    with pytest.raises(FileNotFoundError, match="nothing was written"):
+    with pytest.raises(FileNotFoundError, match=r"no such folder: .*nowhere"):
         train("mlp", tmp_path / "nowhere" / "run")
 
 

@@ -177,8 +177,9 @@ def test_the_safetensors_library_agrees(tmp_path):
         (Scale(float("nan")), TypeError, "factor: got nan"),
         (type("Dense", (Scale,), {})(), ValueError, "the name of a fastnn class"),
         (type("Lost", (Scale,), {"__init__": lambda self, a: None})(1), ValueError, "self.a"),
+        (type("Lost", (Scale,), {"__init__": lambda self, a=1: None})(2), ValueError, "self.a"),
     ],
-    ids=["dict", "function", "nan", "name", "not kept"],
+    ids=["dict", "function", "nan", "name", "not kept", "not kept, with a default"],
 )
 def test_what_has_no_form_in_a_file(layer, error, message, tmp_path):
     layer.build = lambda shape: shape

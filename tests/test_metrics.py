@@ -25,6 +25,7 @@ def labels(draw):
 
 def test_numbers_by_hand():
     assert metrics.accuracy(Y, PREDICTED) == 5 / 8
+    assert metrics.accuracy([2**30, 3], [2**30, 4]) == 0.5
     np.testing.assert_array_equal(
         metrics.confusion_matrix(Y, PREDICTED), [[2, 1, 0], [0, 1, 1], [0, 1, 2]]
     )
@@ -144,6 +145,8 @@ def test_r2_of_constant_targets():
     y_pred = np.array([[1.0, 2.5, 5.0], [1.0, 3.0, 4.0]])
     assert metrics.r2_score(y, y_pred) == theirs.r2_score(y, y_pred) == 0.5  # 1, 0.5 and 0
     assert metrics.r2_score([1.0, 2.0], [[1.0], [2.0]]) == 1
+    assert metrics.r2_score([0.1, 0.1, 0.1], [0.2, 0.1, 0.1]) == 0  # the mean is not quite 0.1
+    assert metrics.r2_score([1e200, 2e200], [1e200, 3e200]) == metrics.r2_score([1, 2], [1, 3])
 
 
 NAN, INF = float("nan"), float("inf")

@@ -108,10 +108,39 @@ def test_layers_can_be_copied_before_they_are_used():
     dense = fnn.Dense(8, "relu")
     for _ in range(2):
         model = fnn.Sequential([copy.deepcopy(dense), fnn.Dense(2)], 3)
-        assert repr(model.layers) == "[Dense(8), ReLU(), Dense(2)]"
+        assert repr(model.layers) == "(Dense(8), ReLU(), Dense(2))"
         again = fnn.Sequential(copy.deepcopy(model.layers), 3)
         assert repr(again.layers) == repr(model.layers)
     assert repr(dense) == "Dense(8, activation=ReLU())"
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda layers: pickle.loads(pickle.dumps(layers))]
+)
+def test_copied_layers_keep_their_weights(copied, x, backend):
+    """And buffers; copies of a copy, too, and after a model that could not be built of them."""
+    model = fnn.Sequential([fnn.Dense(7), fnn.BatchNorm(), fnn.GELU(), fnn.Dense(3)], 12, seed=0)
+    model.fit(x, np.arange(300) % 3, verbose=0)
+    layers = copied(copied(model.layers[:3]))
+    with pytest.raises(ValueError, match=r"layer 3 \(Reshape\)"):
+        fnn.Sequential([*layers, fnn.Reshape((4, 4))], 12)
+    tuned = fnn.Sequential([*layers, fnn.Dense(2)], 12)
+    np.testing.assert_array_equal(tuned.features(x, 2), model.features(x, 2))
+    with pytest.raises(ValueError, match=r"^layer 0 \(Dense\): w: got shape \(12, 7\), expected"):
+        fnn.Sequential(copied(model.layers), 11)
+
+
+def test_layers_cannot_be_appended():
+    with pytest.raises(AttributeError):
+        mlp(input_shape=12).layers.append(fnn.Softmax())
+
+
+def test_predictions_heed_changed_options(x, backend):
+    model = fnn.Sequential([fnn.LeakyReLU(0.1)], 12)
+    model.predict(x[:5])
+    model.layers[0].slope = 0.5
+    np.testing.assert_array_equal(model.predict(x[:5]), model.predict(x)[:5])
+    np.testing.assert_allclose(model.predict(x), np.where(x > 0, x, 0.5 * x), rtol=1e-6)
 
 
 def test_threads_build_a_model_once(x, compiled):

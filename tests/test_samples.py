@@ -117,6 +117,44 @@ def test_pixels_have_classes(data_format, soft, backend):
         assert found["accuracy"] == pytest.approx(hits[weights > 0].mean())
 
 
+@pytest.mark.parametrize("loss", ["binary_cross_entropy", "mse"])
+def test_a_mask_is_no_picture(loss, backend):
+    """Targets of uint8 that are 0 or 1 are these numbers, also beside pixels."""
+    x = np.random.default_rng(0).integers(0, 256, (40, 6), dtype=np.uint8)
+    mask = (x > 128).astype(np.uint8)
+    histories = []
+    for y in (mask, mask.astype(np.float32)):
+        model = fnn.Sequential([fnn.Dense(6, "sigmoid")], seed=0)
+        given = {"validation_data": (x, mask), "optimizer": fnn.SGD(0.1), "verbose": 0}
+        histories.append(model.fit(x, y, loss=loss, **given))
+    assert histories[0]["loss"] == histories[1]["loss"]
+    assert histories[0]["val_loss"] == histories[1]["val_loss"]
+
+
+def test_refused_samples_build_no_model(x, backend):
+    y, spoiled = np.zeros(300, int), x.copy()
+    spoiled[7, 3] = np.nan
+    model = mlp()
+    for refused in (
+        lambda: model.fit(x, y[:9], verbose=0),
+        lambda: model.fit(spoiled, y, verbose=0),
+        lambda: model.fit(x, y, validation_data=(spoiled, y), verbose=0),
+        lambda: model.evaluate(x, y - 1),
+        lambda: model.predict(spoiled),
+        lambda: model.features(spoiled, 0),
+    ):
+        with pytest.raises(ValueError, match=r"^(x|y|validation_data\[0\]): "):
+            refused()
+        assert model.input_shape is None
+    optimizer = fnn.Adam()
+    narrow = fnn.Sequential([fnn.BatchNorm(), fnn.Dense(3)])
+    with pytest.raises(ValueError, match="x: got batches of one row"):
+        narrow.fit(x, y, optimizer=optimizer, batch_size=1, verbose=0)
+    for one in (model, narrow):
+        one.fit(x[:, :5], y, optimizer=optimizer, verbose=0)
+        assert one.input_shape == (5,)
+
+
 @pytest.mark.parametrize("floats", ["neither", "training", "inputs of validation"])
 def test_pixels_as_targets_are_scaled_in_validation_as_in_training(floats, backend):
     x = np.random.default_rng(0).integers(0, 256, (40, 6), dtype=np.uint8)

@@ -50,9 +50,10 @@ def test_split_of_other_things():
     assert len(a) == 3 and len(b) == 1
     parts = datasets.train_test_split([1, 2], ["a", "b"], np.eye(2), seed=0)
     assert [part.shape for part in parts] == [(1,), (1,), (1,), (1,), (1, 2), (1, 2)]
-    words = np.array(["cat", "dog"] * 10)
-    _, test = datasets.train_test_split(words, test_size=np.float32(0.5), stratify=np.True_)
-    assert sorted(test.tolist()) == ["cat"] * 5 + ["dog"] * 5
+    for dtype in (str, object):
+        words = np.array(["cat", "dog"] * 10, dtype)
+        _, test = datasets.train_test_split(words, test_size=np.float32(0.5), stratify=np.True_)
+        assert sorted(test.tolist()) == ["cat"] * 5 + ["dog"] * 5
     x = np.arange(8, dtype=">i4")[::-1]
     x.flags.writeable = False
     a, _ = datasets.train_test_split(x, seed=np.int64(3), test_size=np.uint8(2))
@@ -96,6 +97,8 @@ BAD_SPLITS = [
     ((TEN,), {"stratify": np.zeros((10, 2), int)}, ValueError, "stratify"),
     ((TEN,), {"stratify": np.zeros(10)}, TypeError, "stratify"),
     ((TEN,), {"stratify": [None] * 10}, TypeError, "stratify"),
+    ((np.ma.array(TEN, mask=TEN == 3),), {}, ValueError, "array 0"),
+    ((TEN,), {"stratify": np.ma.array(TEN % 2, mask=TEN == 3)}, ValueError, "stratify"),
     ((TEN, np.eye(10)), {"stratify": True}, TypeError, "stratify"),
 ]
 

@@ -76,6 +76,8 @@ def train_test_split(
         labels = rows[-1] if stratify else None
     else:
         labels = _rows("stratify", stratify)
+    if labels is not None and labels.dtype == object and all(isinstance(v, str) for v in labels):
+        labels = labels.astype(str)
     if labels is None:
         train, test = order[n_test:], order[:n_test]
     else:
@@ -95,6 +97,8 @@ def _rows(name: str, value: ArrayLike) -> Array:
         raise ValueError(f"{name}: cannot be made an array ({error})") from error
     if array.ndim == 0:
         raise ValueError(f"{name}: got {value!r:.60}, expected an array with rows")
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise ValueError(f"{name}: got masked values, expected none (fill them first)")
     return array
 
 

@@ -3,11 +3,14 @@
 Leaves buffers to ``memory.Workspace`` and the flat weight vectors to ``Sequential``.
 """
 
+import copy
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import wraps
+from functools import cache, wraps
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import WeakMethod
 
 from numpy.typing import DTypeLike
 
@@ -99,9 +102,26 @@ class Layer(Component):
         if "__init__" in vars(cls):
             setattr(cls, "__init__", _with_named_errors(vars(cls)["__init__"]))  # noqa: B010
 
-    def _bind(self, arrays: Mapping[str, Array]) -> None:
-        """Make these arrays, which the model made, the attributes of these names."""
-        self.__dict__.update(arrays, _bound=frozenset(arrays))
+    def _bind(self, arrays: Mapping[str, Array], changed: Callable[[], None]) -> None:
+        """Make a model's arrays the attributes of these names, and tell it when options change."""
+        self.__dict__.update(arrays, _bound=frozenset(arrays), _changed=WeakMethod(changed))
+
+    def _unbind(self) -> None:
+        """Forget what a model has bound."""
+        for name in (*self.__dict__.get("_bound", ()), "_bound", "_changed"):
+            self.__dict__.pop(name, None)
+
+    def _take_copies(self) -> None:
+        """Take over the weights and buffers of the layer that this is a copy of."""
+        for name, value in self.__dict__.get("_copies", {}).items():
+            with self.named():
+                assign(name, self.__dict__[name], value)
+
+    def _copy_without_weights(self) -> "Layer":
+        """Return a copy that begins anew."""
+        twin = copy.copy(self)
+        twin.__dict__.pop("_copies", None)
+        return copy.deepcopy(twin)
 
     if not TYPE_CHECKING:  # to which any attribute could then be set
 
@@ -109,6 +129,10 @@ class Layer(Component):
             # The model and its plans stay with the array that was bound.
             if name not in self.__dict__.get("_bound", ()):
                 super().__setattr__(name, value)
+                if "_changed" in self.__dict__ and name in _options(type(self)):
+                    forget_plans = self._changed()
+                    if forget_plans is not None:
+                        forget_plans()
             elif value is not self.__dict__[name]:  # as it is after self.w += ...
                 with self.named():
                     assign(name, self.__dict__[name], value)
@@ -199,8 +223,8 @@ class Layer(Component):
         self.buffers[name] = (check_shape(f"shape of {name}", shape), value)
 
     def _check_new(self, kind: str, name: str) -> None:
-        declared = name in self.weights or name in self.buffers
-        if declared or callable(getattr(type(self), name, None)) or not name.isidentifier():
+        taken = {*self.weights, *self.buffers, *dir(Layer), *Layer.__annotations__}
+        if name in taken or callable(getattr(type(self), name, None)) or not name.isidentifier():
             raise ValueError(f"name of a {kind}: got {name!r}, expected a new identifier")
 
     @property
@@ -227,11 +251,15 @@ class Layer(Component):
     def __getstate__(self) -> dict[str, Any]:
         if not hasattr(self, "index"):
             return self.__dict__
-        # Weights are views of the model's vectors, which a copy would cut; the model copies those,
-        # and the buffers.
+        # Weights are views of the model's vectors, which a copy would cut.
+        bound = self.__dict__.get("_bound", ())
         dropped = {"_weights", "_buffers", "index", "activation", "input_shape", "output_shape"}
-        dropped |= {"_bound", *self.__dict__.get("_bound", ())}
-        return {key: value for key, value in self.__dict__.items() if key not in dropped}
+        dropped |= {"_bound", "_changed", *bound}
+        state = {key: value for key, value in self.__dict__.items() if key not in dropped}
+        kept = [name for name in (*self.weights, *self.buffers) if name in bound]
+        return state | (
+            {"_copies": {name: self.__dict__[name].copy() for name in kept}} if kept else {}
+        )
 
     @property
     def label(self) -> str:
@@ -250,6 +278,12 @@ class Layer(Component):
             kind = TypeError if isinstance(error, TypeError) else ValueError
             named = kind(f"{self.label}: {error}")
             raise named.with_traceback(error.__traceback__) from error.__cause__
+
+
+@cache
+def _options(layer: type[Layer]) -> frozenset[str]:
+    """Return the names of a class's options."""
+    return frozenset(inspect.signature(layer.__init__).parameters)
 
 
 def _with_named_errors(init: Callable[..., None]) -> Callable[..., None]:

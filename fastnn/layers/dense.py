@@ -44,7 +44,7 @@ class Dense(Weighted):
     >>> import fastnn as fnn
     >>> model = fnn.Sequential([fnn.Dense(64, activation="relu")], input_shape=(784,))
     >>> model.layers
-    [Dense(64), ReLU()]
+    (Dense(64), ReLU())
     >>> model.layers[0].w.shape
     (784, 64)
     """

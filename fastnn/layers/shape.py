@@ -19,7 +19,7 @@ class Linear(Layer):
     --------
     >>> import fastnn as fnn
     >>> fnn.Sequential([fnn.Dense(3, activation="linear")]).layers
-    [Dense(3), Linear()]
+    (Dense(3), Linear())
     """
 
     records = True
