@@ -15,7 +15,7 @@ static int64_t rows_of_block(const fnn_delayed_args *a, int64_t first) {
 /* x = the samples */
 static int gather_block(const fnn_delayed_args *a, fnn_part part) {
     const int64_t first = a->gather.clock[FNN_ROW];
-    if (part.share == 0) a->state->first = first, a->state->shrunk = 0;
+    if (part.share == 0) a->state->first = first, a->state->kept = 1;
     if (past_end(first, a->gather.n, a->gather.limit)) return FNN_PAST_END;
     fnn_gather_rows_args gather = a->gather;
     gather.out = a->x;
@@ -36,14 +36,19 @@ static void multiply_block(const fnn_delayed_args *a, fnn_part part) {
     FN(product)(&g, lines, part);
 }
 
-/* z = shrunk * z + z + g @ d, to = z + b: a few vectors of a row */
+/* To keep so much of x is to have part * x + whole * x: a number near 1 loses fewer digits as its difference from 1. */
+typedef struct { float part, whole; } share;
+
+static share share_of(double keep) { return keep > 0.5 ? (share){(float)(keep - 1), 1} : (share){(float)keep, 0}; }
+
+/* z = kept of z + g @ d, to = z + b: a few vectors of a row */
 INLINE void end_row(const int vectors, int lanes, float *z, const float *g, const float *d, int64_t rows, ptrdiff_t stride,
-                    float shrunk, const float *b, bool relu, float *to) {
+                    share keep, const float *b, bool relu, float *to) {
     vf sum[4];
 #define LANES(v) ((v) < vectors - 1 ? VL : lanes)
     for (int v = 0; v < vectors; v++) {
         const vf x = load_part(z + v * VL, LANES(v));
-        sum[v] = v_fma(v_set1(shrunk), x, x);
+        sum[v] = v_fma(v_set1(keep.part), x, v_set1(keep.whole) * x);
     }
     for (int64_t j = 0; j < rows; j++, d += stride)
         for (int v = 0; v < vectors; v++) sum[v] = v_fma(v_set1(g[j]), load_part(d + v * VL, LANES(v)), sum[v]);
@@ -60,6 +65,7 @@ static int forward_step(const fnn_delayed_args *a, fnn_part part) {
     const fnn_dense_forward_args *f = &a->forward;
     const int64_t before = a->gather.clock[FNN_ROW] - a->state->first, o = f->o;
     const bool relu = f->activation == FNN_RELU;
+    const share keep = share_of(a->state->kept);
     int64_t lo, hi;
     if (past_end(a->gather.clock[FNN_ROW], f->n, a->gather.limit)) return FNN_PAST_END;
     fnn_range(o, VL, part, &lo, &hi);
@@ -68,7 +74,7 @@ static int forward_step(const fnn_delayed_args *a, fnn_part part) {
         const float *g = a->g + (before + m) * a->rows, *d = a->d;
         int64_t j = lo;
 #define END_ROW(vectors, lanes) \
-    end_row(vectors, lanes, z + j, g, d + j, before, o, a->state->shrunk, f->b ? f->b + j : NULL, relu, to + j)
+    end_row(vectors, lanes, z + j, g, d + j, before, o, keep, f->b ? f->b + j : NULL, relu, to + j)
         for (; j + 4 * VL <= hi; j += 4 * VL) END_ROW(4, VL);
         for (; j < hi; j += VL) END_ROW(1, (int)min64(VL, hi - j));
         if (!relu && f->activation != FNN_LINEAR) FN(activate)(f->activation, f->slope, to + lo, f->y + m * o + lo, hi - lo);
@@ -101,6 +107,7 @@ static double dot(const float *x, const float *y, int64_t n) {
 static void decay_step(const fnn_delayed_args *a, float decay, const float *z, const float *g, float *d, int64_t before) {
     const int64_t n = a->forward.n, o = a->forward.o;
     const double keep = 1 + (double)decay;
+    const share of_d = share_of(keep);
     double cross = 0, squares = 0; /* sum((x.T @ d) * w), sum((x.T @ d)**2) */
     for (int64_t m = 0; m < n; m++, z += o, g += a->rows) {
         cross += dot(z, d + (before + m) * o, o);
@@ -108,8 +115,8 @@ static void decay_step(const fnn_delayed_args *a, float decay, const float *z, c
             squares += (k < m ? 2 : 1) * (double)g[before + k] * dot(d + (before + k) * o, d + (before + m) * o, o);
     }
     a->state->penalty = keep * keep * a->state->penalty + (double)a->backward.l2 * (2 * keep * cross + squares);
-    a->state->shrunk += decay + decay * a->state->shrunk;
-    for (int64_t j = 0; j < before * o; j++) d[j] += decay * d[j];
+    a->state->kept *= keep;
+    for (int64_t j = 0; j < before * o; j++) d[j] = of_d.part * d[j] + of_d.whole * d[j];
 }
 
 /* d = -lr * dout; b += its sum */
@@ -126,13 +133,16 @@ static void backward_step(const fnn_delayed_args *a, fnn_part part) {
     if (w->l2 != 0) decay_step(a, scale * 2 * w->l2, a->z + before * o, a->g + before * a->rows, a->d, before);
 }
 
-/* w += shrunk * w + x.T @ d, for the steps that were done */
+/* w = kept of w + x.T @ d, for the steps that were done */
 static void update_block(const fnn_delayed_args *a, fnn_part part) {
     const int64_t rows = a->gather.clock[FNN_ROW] - a->state->first, i = a->forward.i, o = a->forward.o;
+    const share keep = share_of(a->state->kept);
     const product w = {.a = a->x, .b = a->d, .c = a->backward.w, .m = i, .n = o, .k = rows, .at = true, .finish = ADD_SCALED, .scale = 1,
-                       .l2 = a->state->shrunk / 2};
+                       .l2 = keep.whole != 0 ? keep.part / 2 : 0};
     block columns = {.m1 = i, .k1 = rows};
     fnn_range(o, VL, part, &columns.n0, &columns.n1);
+    for (int64_t m = 0; keep.whole == 0 && m < i; m++)
+        for (int64_t j = columns.n0; j < columns.n1; j++) w.c[m * o + j] *= keep.part;
     FN(product)(&w, columns, part);
 }
 

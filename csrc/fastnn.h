@@ -407,7 +407,7 @@ typedef enum {
 typedef struct {
     int64_t first;  /* where the block begins, in the clock's rows */
     double penalty; /* l2 times the sum of the squares of the weight as it would be by now */
-    float shrunk;   /* what L2 has added to the weight, as a part of it */
+    double kept;    /* what L2 has left of the weight, as a part of it */
 } fnn_delayed_state;
 typedef struct {
     fnn_delayed_part part;

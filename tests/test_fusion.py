@@ -273,6 +273,21 @@ def test_a_weight_that_is_moved_later_is_the_same_weight(batch, bias, penalty, r
     np.testing.assert_array_equal(fused.clock, plain.clock)
 
 
+@pytest.mark.parametrize("alpha", [1.0, 40.0, 50.1, 60.0, 90.0])
+def test_a_penalty_that_leaves_next_to_nothing_of_a_weight(alpha, compiled):
+    """A ReLU asks for the sign of what is left."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((100, 64), np.float32), rng.standard_normal((100, 3), np.float32)
+    losses = []
+    for fuse in (True, False):
+        layers = [fnn.Dense(64, "relu", kernel_regularizer=fnn.L2(alpha)), fnn.Dense(3)]
+        model = fnn.Sequential(layers, 64, seed=0)
+        options = {"loss": "mse", "optimizer": fnn.SGD(0.01), "batch_size": 1, "verbose": 0}
+        losses.append(model.fit(x, y, shuffle=False, fuse=fuse, **options).batch_losses)
+        assert ("delayed" in str(model.plan)) == fuse
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
 @pytest.mark.parametrize("step", [0, 1, 7, 23, 24, 30])
 def test_a_loss_that_is_not_finite_ends_a_block_before_it(step, compiled):
     stopped, whole = few_samples(1, 784, 128), few_samples(1, 784, 128)
