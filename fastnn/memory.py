@@ -160,7 +160,7 @@ class Workspace:
     stages : list of Stage
         Layers that compute, in order.
     backward : list of Stage
-        Those from the last to the first one with weights.
+        Those from the last to the first one with weights to be trained.
     states : list of (n, H)
         Initial states of stateful layers, in order.
 
@@ -270,16 +270,16 @@ class Workspace:
 
     def _lay_out_gradients(self) -> None:
         n, layers = self._capacity, self._layers
-        weighted = [i for i, layer in enumerate(layers) if layer.weights]
-        if not (self._training and weighted):
+        trained = [i for i, layer in enumerate(layers) if layer.weights and layer.trainable]
+        if not (self._training and trained):
             return
         current = self._buffer((n, *layers[-1].output_shape))
         pair = [current]
-        for i in range(len(layers) - 1, weighted[0] - 1, -1):
+        for i in range(len(layers) - 1, trained[0] - 1, -1):
             layer, place = layers[i], self._places[i]
             place.dout = current
             self._widen(current, (n, *layer.output_shape))
-            if i == weighted[0]:
+            if i == trained[0]:
                 break
             if not (self._is_view(layer) or layer.inplace or layer.elementwise):
                 if len(pair) < 2:

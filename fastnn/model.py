@@ -217,12 +217,15 @@ class Sequential:
         """Lay all weights out in two vectors and give the layers their views, and buffers."""
         spans, size = [], 0
         self._gaps = []
+        self._parts = []  # of the vectors, each layer's
         for layer in self.layers:
+            begin = size
             for name, (shape, _) in layer.weights.items():
                 spans.append((layer, name, shape, size))
                 stop = size + math.prod(shape)
                 size = -(-stop // _WEIGHT_ALIGNMENT) * _WEIGHT_ALIGNMENT
                 self._gaps.append(slice(stop, size))
+            self._parts.append(slice(begin, size))
         self._theta = aligned_zeros(size, self.dtype)
         self._grad = aligned_zeros(size, self.dtype)
         arrays: list[dict[str, Array]] = [{} for _ in self.layers]
@@ -318,9 +321,14 @@ class Sequential:
 
     @property
     def n_parameters(self) -> int:
-        """Number of trainable parameters."""
+        """Number of parameters that ``fit`` trains."""
         self._check_built()
-        return sum(weight.size for _, weight, _ in self._weights())
+        return sum(
+            math.prod(shape)
+            for layer in self.layers
+            if layer.trainable
+            for shape, _ in layer.weights.values()
+        )
 
     def _check_built(self) -> None:
         if self.input_shape is None:
@@ -537,6 +545,7 @@ class Sequential:
                     "seed": seed,
                     "eager": eager,
                     "fuse": fuse,
+                    "trainable": [layer.trainable for layer in self.layers],
                 }
                 saved = Checkpoint(checkpoint, self, chosen, updater, history, hooks)
                 saved.restore(data, held, options)
@@ -728,15 +737,16 @@ class Sequential:
 
     def _table(self) -> str:
         rows = [("layer", "output shape", "parameters")]
-        total, built = 0, self.input_shape is not None
+        total, fixed, built = 0, 0, self.input_shape is not None
         for index, layer in enumerate(self.layers):
             count = sum(math.prod(shape) for shape, _ in layer.weights.values())
-            total += count
+            total += count if layer.trainable else 0
+            fixed += 0 if layer.trainable else count
+            fixed += sum(math.prod(shape) for shape, _ in layer.buffers.values())
             shape = str(outside(layer.output_shape, self.data_format)) if built else "?"
             rows.append((f"{index:2}  {layer!r}", shape, f"{count:,}" if built else "?"))
         widths = [max(len(row[i]) for row in rows) for i in range(3)]
         lines = [f"{a:{widths[0]}}  {b:{widths[1]}}  {c:>{widths[2]}}" for a, b, c in rows]
-        fixed = sum(math.prod(s) for layer in self.layers for s, _ in layer.buffers.values())
         lines.append(
             f"input {self.input_shape}, {total:,} trainable parameters"
             + (f", {fixed:,} numbers not trained" if fixed else "")

@@ -45,6 +45,7 @@ class Penalty(NamedTuple):
     dw: Array
     l1: float
     l2: float
+    trainable: bool
     sums: Array
 
 
@@ -56,13 +57,23 @@ def penalties(model: Sequential, loss: Loss) -> tuple[list[Penalty], Array]:
         l1, l2 = sum(rule.l1 for rule in rules), sum(rule.l2 for rule in rules)
         for name in layer.kernels if l1 or l2 else ():
             w, dw = getattr(layer, name), getattr(layer, f"d{name}")
-            found.append((w.reshape(-1), dw.reshape(-1), l1, l2))
+            found.append((w.reshape(-1), dw.reshape(-1), l1, l2, layer.trainable))
     ends = np.cumsum([0, *(-(-w.size // CHUNK) for w, *_ in found)])
     sums = np.zeros(ends[-1])
     return [
         Penalty(*rest, sums[start:stop])
         for rest, start, stop in zip(found, ends[:-1], ends[1:], strict=True)
     ], sums
+
+
+def trained_parts(model: Sequential) -> list[slice]:
+    """Return the parts of the model's vectors whose layers are trained, as few as will do."""
+    found: list[slice] = []
+    for layer, part in zip(model.layers, model._parts, strict=True):
+        if layer.trainable and part.start < part.stop:
+            follows = found and found[-1].stop == part.start
+            found.append(slice(found.pop().start if follows else part.start, part.stop))
+    return found
 
 
 def unrecordable(k: ModuleType, components: Sequence[Component]) -> Component | None:
@@ -154,7 +165,10 @@ class Trainer:
         self._loss = np.zeros(1, model.dtype)
         self._correct = np.zeros(1, np.int64)
         self._penalties, self._penalty_sums = penalties(model, loss)
-        self._squares = np.zeros(-(-model.theta.size // CHUNK))
+        self._trained = trained_parts(model)
+        ends = np.cumsum([0, *(-(-(part.stop - part.start) // CHUNK) for part in self._trained)])
+        self._squares = np.zeros(ends[-1])
+        self._chunks = list(map(slice, ends[:-1], ends[1:]))
         self._start = 0.0
         self.interrupts = Interrupts()
         self._rows = np.arange(self.samples) if shuffle and self.batches > 1 else None
@@ -218,14 +232,19 @@ class Trainer:
         """Complete the gradient and change the weights."""
         k, model = self.k, self.model
         for penalty in self._penalties:
-            k.penalty_gradient(penalty.w, penalty.l1, penalty.l2, penalty.dw)
+            if penalty.trainable:
+                k.penalty_gradient(penalty.w, penalty.l1, penalty.l2, penalty.dw)
         if optimizer.clip_norm is not None:
-            k.chunk_sums(model.grad, 0, 1, self._squares)
-            k.clip_gradient(self._squares, optimizer.clip_norm, model.grad)
-        # Layers may rely on it that rows of zeros stay so.
-        grad = model.grad.view()
-        grad.flags.writeable = False
-        optimizer.update(k, grad, self._lr, self.clock, state.buffers, model.theta)
+            for part, chunks in zip(self._trained, self._chunks, strict=True):
+                k.chunk_sums(model.grad[part], 0, 1, self._squares[chunks])
+            for part in self._trained:
+                k.clip_gradient(self._squares, optimizer.clip_norm, model.grad[part])
+        for part in self._trained:
+            # Layers may rely on it that rows of zeros stay so.
+            grad = model.grad[part]
+            grad.flags.writeable = False
+            buffers = {name: buffer[part] for name, buffer in state.buffers.items()}
+            optimizer.update(k, grad, self._lr, self.clock, buffers, model.theta[part])
 
     def _fetch(self, ws: Workspace) -> None:
         k, data = self.k, self.data

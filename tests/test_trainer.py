@@ -325,6 +325,76 @@ def test_shuffled_epochs_count_the_same_samples(three, backend):
     assert history["accuracy"] == [wanted["accuracy"]] * 2
 
 
+# ---- frozen layers -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("frozen", [[0], [1], [2], [0, 2], [0, 1]])
+@pytest.mark.parametrize("optimizer", [*OPTIMIZERS, "clipped"])
+def test_frozen_layers_stay(frozen, optimizer, three, compiled):
+    """On all ways of a step, and also if the optimizer has trained them before."""
+    x, y = three
+    results = []
+    ways = {"fuse": True}, {"fuse": False}, {"eager": True}, {"backend": "reference"}
+    for options in ways:
+        layers = [fnn.Dense(17, "relu"), fnn.Dense(9, "tanh"), fnn.Dense(3)]
+        model = fnn.Sequential(layers, 10, seed=4)
+        chosen = OPTIMIZERS.get(optimizer, lambda: fnn.Adam(0.01, clip_norm=0.01))()
+        given = {"optimizer": chosen, "epochs": 2, "batch_size": 16, "verbose": 0}
+        model.fit(x, y, **given)
+        before = model.state_dict()
+        for i in frozen:
+            layers[i].trainable = False
+        with fnn.use_backend(options.get("backend", "compiled")):
+            ways_of_fit = {name: options[name] for name in options if name != "backend"}
+            model.fit(x, y, loss=fnn.CrossEntropy(penalty="l2"), **given, **ways_of_fit)
+        for name, value in model.state_dict().items():
+            index = model.layers[int(name[0])]
+            assert (value == before[name]).all() == (not index.trainable)
+        results.append(model.theta)
+    fused, plain, eager, reference = results
+    np.testing.assert_array_equal(plain, eager)
+    np.testing.assert_allclose(fused, plain, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(reference, plain, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.01])
+def test_frozen_first_layers_are_a_fixed_input(clip_norm, three, backend):
+    """And nothing is computed back through them."""
+    x, y = three
+    whole = fnn.Sequential([fnn.Dense(8, "tanh"), fnn.Dense(6, "relu"), fnn.Dense(3)], 10, seed=1)
+    tail = fnn.Sequential(copy.deepcopy(whole.layers[2:]), 8)
+    rows = whole.features(x, 1)
+    whole.layers[0].trainable = False
+    for model, data in ((whole, x), (tail, rows)):
+        chosen = fnn.AdamW(0.01, clip_norm=clip_norm)
+        model.fit(data, y, optimizer=chosen, epochs=3, batch_size=16, seed=2, verbose=0)
+    np.testing.assert_allclose(whole.layers[2].w, tail.layers[0].w, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(whole.history["loss"], tail.history["loss"], rtol=1e-5)
+    if backend == "compiled":
+        named = [row["name"] for row in whole.plan.table()]
+        assert sum("dense_backward_w" in name for name in named) == 2
+
+
+def test_what_is_frozen_is_seen(three, capsys, tmp_path):
+    x, y = three
+    model = fnn.Sequential([fnn.Dense(4), fnn.BatchNorm(), fnn.Dense(3)], 10, seed=0)
+    assert model.n_parameters == 44 + 8 + 15
+    model.fit(x, y, checkpoint=tmp_path / "run", verbose=0)
+    for layer in model.layers:
+        layer.trainable = False
+    assert model.n_parameters == 0 and not copy.deepcopy(model).layers[2].trainable
+    model.summary()
+    assert "0 trainable parameters, 75 numbers not trained" in capsys.readouterr().out
+    theta, mean = model.theta.copy(), model.layers[1].mean.copy()
+    model.fit(x, y, epochs=2, verbose=0)
+    np.testing.assert_array_equal(model.theta, theta)
+    np.testing.assert_array_equal(model.layers[1].mean, mean)
+    with pytest.raises(ValueError, match="has other trainable"):
+        model.fit(x, y, epochs=2, checkpoint=tmp_path / "run", verbose=0)
+    with pytest.raises(TypeError, match=r"^layer 0 \(Dense\): trainable: got 'no'"):
+        model.layers[0].trainable = "no"
+
+
 # ---- interruption --------------------------------------------------------------------------------
 
 

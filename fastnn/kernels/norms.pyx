@@ -37,9 +37,8 @@ def penalty_gradient(const float[::1] w not None, float l1, float l2, float[::1]
 
 
 def clip_gradient(const double[::1] squares not None, double clip_norm, float[::1] grad not None):
-    """grad *= min(1, clip_norm / sqrt(sum(squares))); squares (ceil(n / 1024),) float64, grad (n,)."""
+    """grad *= min(1, clip_norm / sqrt(sum(squares))); squares (P,) float64, grad (n,)."""
     cdef fnn_clip_gradient_args args
-    fixed("clip_gradient", "squares", squares.shape[0], (grad.shape[0] + FNN_CHUNK - 1) // FNN_CHUNK)
     if not 0 < clip_norm < float("inf"):
         raise ValueError(f"clip_gradient: clip_norm must be positive and finite, got {clip_norm}")
     args.squares, args.chunks, args.clip_norm = &squares[0], squares.shape[0], clip_norm

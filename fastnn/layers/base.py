@@ -14,7 +14,7 @@ from weakref import WeakMethod
 
 from numpy.typing import DTypeLike
 
-from fastnn.checks import Array, assign, check_real, check_shape
+from fastnn.checks import Array, assign, check_flag, check_real, check_shape
 from fastnn.component import Component, choose
 from fastnn.initializers import INITIALIZERS, Initializer
 from fastnn.regularizers import Regularizer
@@ -58,6 +58,9 @@ class Layer(Component):
         Of one sample, without the batch axis; set when the model is built.
     index : int
         The layer's place in its model.
+    trainable : bool
+        False: the next ``fit`` leaves the weights as they are; a ``BatchNorm`` still gathers its
+        statistics. Copies keep it, files do not.
 
     Examples
     --------
@@ -226,6 +229,23 @@ class Layer(Component):
         taken = {*self.weights, *self.buffers, *dir(Layer), *Layer.__annotations__}
         if name in taken or callable(getattr(type(self), name, None)) or not name.isidentifier():
             raise ValueError(f"name of a {kind}: got {name!r}, expected a new identifier")
+
+    @property
+    def trainable(self) -> bool:
+        """Whether ``fit`` changes the weights.
+
+        Raises
+        ------
+        TypeError
+            If it is set to anything but True or False.
+        """
+        trainable: bool = self.__dict__.get("_trainable", True)
+        return trainable
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        with self.named():
+            self._trainable = check_flag("trainable", value)
 
     @property
     def weights(self) -> dict[str, tuple[tuple[int, ...], Initializer]]:

@@ -109,8 +109,8 @@ def clip_gradient(squares: Array, clip_norm: float, grad: Array) -> None:
 
     Parameters
     ----------
-    squares : (ceil(n / 1024),) float64
-        What ``chunk_sums(grad, 0, 1, squares)`` gives.
+    squares : (P,) float64
+        What ``chunk_sums(grad, 0, 1, squares)`` gives, or of all parts of a longer gradient.
     clip_norm : float
     grad : (n,) float, updated
 
@@ -127,7 +127,6 @@ def clip_gradient(squares: Array, clip_norm: float, grad: Array) -> None:
     array([0.6, 0.8])
     """
     check_shapes("clip_gradient", squares=(squares, "P"), grad=(grad, "n"))
-    _check_chunks("clip_gradient", "squares", squares, len(grad))
     if not 0 < clip_norm < np.inf:
         raise ValueError(f"clip_gradient: clip_norm must be positive and finite, got {clip_norm}")
     norm = np.sqrt(squares.sum())
