@@ -254,8 +254,8 @@ class MeanSquaredError(ElementwiseLoss):
     """Mean over all elements of the squared difference.
 
     Targets have the output's shape. uint8 targets are pixels, scaled to [0, 1], where the inputs
-    are and have as many elements (an autoencoder), unless none is above 1 (a mask), and in
-    validation data if they are in the training data; else they are numbers.
+    are and have as many elements (an autoencoder), unless they alone are all 0 or 1 (a mask).
+    Else they are numbers. ``validation_data`` and ``evaluate`` go by what the training had.
 
     Parameters
     ----------

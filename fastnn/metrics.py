@@ -315,12 +315,13 @@ def r2_score(y: ArrayLike, y_pred: ArrayLike) -> float:
     true, predicted = _columns("y", y), _columns("y_pred", y_pred)
     if true.shape != predicted.shape:
         raise ValueError(f"y_pred: got shape {np.shape(y_pred)}, expected that of y, {np.shape(y)}")
-    constant = (true == true[0]).all(axis=0)  # their mean may be rounded
+    equal = (true == true[0]).all(axis=0)  # their mean may be rounded
     # by a power of 2, so that no square overflows and no bit is lost
     _, exponent = np.frexp(np.maximum(abs(true).max(axis=0), abs(predicted).max(axis=0)))
     true, predicted = np.ldexp(true, -exponent), np.ldexp(predicted, -exponent)
     left = np.sum((true - predicted) ** 2, axis=0)
     spread = np.sum((true - true.mean(axis=0)) ** 2, axis=0)
+    constant = equal | (spread == 0)
     score = np.where(constant, left == 0, 1 - left / np.where(constant, 1, spread))
     return float(score.mean())
 

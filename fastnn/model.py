@@ -4,6 +4,7 @@ Leaves samples and targets to ``samples``, the training step to ``trainer``, the
 to ``inference``, and what a layer computes to ``layers``.
 """
 
+import copy
 import math
 import os
 import threading
@@ -37,7 +38,15 @@ from fastnn.memory import aligned_zeros
 from fastnn.optimizers import OPTIMIZERS, SGD, Optimizer
 from fastnn.progress import Progress
 from fastnn.run import Run
-from fastnn.samples import first_stateful, rows_at_once, to_data, to_samples, to_validation
+from fastnn.samples import (
+    first_stateful,
+    pixels_of,
+    rows_at_once,
+    sequence_lengths,
+    to_data,
+    to_samples,
+    to_validation,
+)
 from fastnn.trainer import Trainer, generator
 
 __all__ = ["Sequential"]
@@ -127,6 +136,7 @@ class Sequential:
                 self.build(input_shape)
             except BaseException:
                 for layer in self.layers:
+                    layer._unbind()
                     del layer.index
                 raise
 
@@ -134,8 +144,9 @@ class Sequential:
         """Make what neither a copy nor a file of the model takes over."""
         self._forget_plans()
         self._warned = False
-        self._building = threading.Lock()
-        self._builder = 0  # the thread that has built it
+        self._pixels: bool | None = None  # whether the last fit's targets were
+        self._building = threading.RLock()
+        self._trying = False  # whether the first data that it is built at are all right
 
     def _forget_plans(self) -> None:
         """Let the next predictions be computed anew, as after a change of a layer's options."""
@@ -159,25 +170,35 @@ class Sequential:
             If it is no shape, or a layer cannot take its input.
         """
         shape = check_shape("input_shape", input_shape)
-        with self._building:
+        with self._refusing(), self._building:
             if self.input_shape is None:
                 self._build(shape)
-                self._builder = threading.get_ident()
         if shape != self.input_shape:
             raise ValueError(f"input_shape: got {shape}, the model is built for {self.input_shape}")
 
     @contextmanager
     def _refusing(self) -> Iterator[None]:
-        """Let a model that is built inside be unbuilt again if what is inside fails."""
-        fresh = self.input_shape is None
-        try:
-            yield
-        except BaseException:
-            if fresh and self.input_shape is not None and self._builder == threading.get_ident():
-                with self._building:
+        """Let a model that is built inside be unbuilt again if what is inside fails.
+
+        Until it is known, others wait.
+        """
+        with self._building:
+            if self.input_shape is None and not self._trying:
+                self._trying = True
+                try:
+                    yield
+                except BaseException:
                     self.input_shape = self.output_shape = None
+                    for layer in self.layers:
+                        layer._unbind()
                     self._forget_plans()
-            raise
+                    raise
+                finally:
+                    self._trying = False
+                for layer in self.layers:
+                    layer.__dict__.pop("_copies", None)
+                return
+        yield
 
     def _build(self, shape: tuple[int, ...]) -> None:
         output = self._infer(shape)
@@ -195,8 +216,6 @@ class Sequential:
             weight[...] = values
         for layer in self.layers:
             layer._take_copies()
-        for layer in self.layers:
-            layer.__dict__.pop("_copies", None)
         # Last, because it says to other threads that all is there.
         self.output_shape, self.input_shape = output, shape
 
@@ -566,6 +585,7 @@ class Sequential:
                 fuse=fuse,
             )
             self._loss, self.optimizer, self.plan = chosen, updater, trainer.plan
+            self._pixels = pixels_of(data)
             state.stream, self._streams = stream, max(self._streams, stream + 1)
             run = Run(self, history, trainer, measure, validation_every, hooks, saved)
             run.train(epochs, Progress(verbose, epochs, trainer.samples))
@@ -622,7 +642,15 @@ class Sequential:
         if batch_size is not None:
             check_integer("batch_size", batch_size, 1)
         with self._refusing():
-            data = to_data(self, x, y, chosen, sample_weight=sample_weight, lengths=lengths)
+            data = to_data(
+                self,
+                x,
+                y,
+                chosen,
+                sample_weight=sample_weight,
+                lengths=lengths,
+                pixels=self._pixels,
+            )
         n = rows_at_once(self, "x", len(data.x), batch_size)
         measure = Trainer(self, data, chosen, batch_size=n)
         measure.run_epoch()
@@ -652,9 +680,10 @@ class Sequential:
         try:
             predictor = pool.pop()
         except IndexError:
-            if self.input_shape is None:
-                with self._refusing():
+            with self._refusing():
+                if self.input_shape is None:
                     to_samples(self, "x", x)
+                    sequence_lengths(self, "lengths", lengths, np.shape(x)[0], end)
             predictor = Predictor(self, end, lengths is not None)
         try:
             return predictor(x, lengths)
@@ -764,8 +793,11 @@ class Sequential:
     # ---- copies ------------------------------------------------------------------------------
 
     def __getstate__(self) -> dict[str, Any]:
+        layers = copy.deepcopy(self.layers)
+        for layer in layers if self.input_shape is not None else ():
+            layer.__dict__.pop("_copies", None)
         return {
-            "layers": [layer._copy_without_weights() for layer in self.layers],
+            "layers": layers,
             "input_shape": self.input_shape,
             "seed": self.seed,
             "drawn": self._drawn,
@@ -775,6 +807,7 @@ class Sequential:
             "loss": self._loss,
             "history": self.history,
             "streams": self._streams,
+            "pixels": self._pixels,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -787,6 +820,7 @@ class Sequential:
                 array[...] = state["weights"][key]
         self._loss, self.history = state["loss"], state["history"]
         self._drawn, self._streams = state["drawn"], state["streams"]
+        self._pixels = state["pixels"]
 
 
 def _float_dtype(dtype: DTypeLike) -> np.dtype[Any]:

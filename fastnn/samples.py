@@ -17,7 +17,7 @@ from fastnn.formats import inside, rows_inside
 from fastnn.layers.base import Layer
 from fastnn.layers.embedding import Embedding
 from fastnn.layers.normalization import BatchNorm
-from fastnn.losses import Loss, loss_weights
+from fastnn.losses import Loss, included, loss_weights
 
 if TYPE_CHECKING:
     from fastnn.model import Sequential
@@ -26,6 +26,7 @@ __all__ = [
     "Data",
     "chunk_rows",
     "first_stateful",
+    "pixels_of",
     "rows_at_once",
     "sequence_lengths",
     "to_data",
@@ -125,7 +126,7 @@ def to_data(
     sample_weight: ArrayLike | None = None,
     class_weight: Mapping[int, float] | None = None,
     lengths: ArrayLike | None = None,
-    pixels: bool = False,
+    pixels: bool | None = None,
 ) -> Data:
     """Convert and check samples and targets, once.
 
@@ -137,9 +138,9 @@ def to_data(
         As for ``Sequential.fit``.
     names : tuple of str
         What errors call ``x``, ``y`` and ``lengths``.
-    pixels : bool
-        Targets of uint8 are pixels; they are in any case where they are as many as x has, and some
-        above 1: else they are a mask.
+    pixels : bool, optional
+        Whether targets of uint8 are pixels. If nobody knows, they are where x has as many, unless
+        they alone are all 0 or 1: a mask.
 
     Raises
     ------
@@ -149,9 +150,13 @@ def to_data(
     x_name, y_name, lengths_name = names
     rows, x_scale = to_samples(model, x_name, x)
     assert model.output_shape is not None
-    if rows.dtype == np.uint8 and math.prod(model.output_shape) == rows.shape[1]:
-        given = to_array(y_name, y)
-        pixels |= given.dtype == np.uint8 and given.size > 0 and given.max() > 1
+    included(loss, model.layers)
+    if pixels is None:
+        y = to_array(y_name, y)
+        alike = rows.dtype == y.dtype == np.uint8
+        pixels = alike and math.prod(model.output_shape) == rows.shape[1]
+        if pixels and y.size and rows.size:
+            pixels = bool(y.max() > 1 or rows.max() <= 1)
     seen_as = model.output_shape
     if loss.by_rows:
         y, seen_as = _classes_last(model, y_name, y)
@@ -197,8 +202,13 @@ def to_validation(
         loss,
         ("validation_data[0]", "validation_data[1]", "validation_data[2], the lengths"),
         lengths=data[2] if len(data) == 3 else None,
-        pixels=training.y_scale != 1,
+        pixels=pixels_of(training),
     )
+
+
+def pixels_of(data: Data) -> bool | None:
+    """Return whether targets of uint8 beside these are pixels; None if these do not tell."""
+    return data.y_scale != 1 if data.y.dtype == np.uint8 else None
 
 
 def _classes_last(model: Sequential, name: str, y: ArrayLike) -> tuple[ArrayLike, tuple[int, ...]]:

@@ -63,9 +63,11 @@ def _encode(name: str, value: object) -> Any:
     if _public().get(kind.__name__, kind) is not kind:
         raise ValueError(f"{name}: {kind.__name__} is the name of a fastnn class; rename yours")
     config = value.config()
-    for option, parameter in list(inspect.signature(kind.__init__).parameters.items())[1:]:
-        named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-        if named and not hasattr(value, option):
+    made = (
+        inspect.signature(kind.__init__).parameters if kind.__init__ is not object.__init__ else ()
+    )
+    for option in list(made)[1:]:
+        if not hasattr(value, option):
             raise ValueError(
                 f"{name}: {kind.__name__} does not keep its argument as self.{option}, so a file "
                 "cannot make it again"

@@ -293,6 +293,8 @@ class Trainer:
         self.clock[0] = self.clock[2] = 0
         for state in self.workspace.states:
             state.fill(0)
+        for stage in self.workspace.backward:
+            stage.layer.start_epoch(stage.saved)
         if self._rows is not None:
             self._rows[:] = np.arange(self.samples)
             generator(self.seed, epoch).shuffle(self._rows)
@@ -365,25 +367,23 @@ class Trainer:
         return counted
 
     def check_weights(self) -> None:
-        """Refuse weights that the last step has made infinite: no loss has met them yet.
+        """Refuse weights or buffers that the last step has made infinite: no loss has met them yet.
 
         Raises
         ------
         DivergenceError
             If one is not finite.
         """
-        if not np.isfinite(self.model.theta).all():
-            layer = next(
-                layer
-                for layer in self.model.layers
-                if not all(np.isfinite(getattr(layer, weight)).all() for weight in layer.weights)
-            )
-            raise DivergenceError(
-                f"{layer.label} has weights that are not finite after this step; a smaller "
-                "learning rate may help",
-                batch=self.batches,
-                layer=layer.index,
-            )
+        for name, array in self.model.arrays().items():
+            if not np.isfinite(array).all():
+                index, attribute = name.split(".")
+                layer = self.model.layers[int(index)]
+                raise DivergenceError(
+                    f"{layer.label}: {attribute} is not finite after this step; a smaller learning "
+                    "rate may help",
+                    batch=self.batches,
+                    layer=layer.index,
+                )
 
     def _diverged(self, ws: Workspace) -> DivergenceError:
         """Compute the batch at the clock once more, and name the layer that went wrong."""

@@ -119,6 +119,25 @@ def test_what_stood_in_the_gradient_before_a_run_does_not_matter(optimizer, back
     np.testing.assert_array_equal(thetas, [thetas[0]] * 3)
 
 
+@pytest.mark.parametrize("how", ["a run", "grad"])
+def test_what_a_callback_does_to_the_gradient_does_not_matter(how, backend):
+    x, y = texts()
+
+    def spoil(model, history):
+        if how == "a run":
+            state = model.state_dict()
+            model.fit(np.full((9, STEPS), 7), np.zeros(9, int), optimizer="adam", verbose=0)
+            model.load_state_dict(state)
+        else:
+            model.grad[...] = 1
+
+    model = net()
+    before = model.layers[0].w[7:].copy()
+    options = {"optimizer": fnn.Adam(0.01), "epochs": 4, "verbose": 0}
+    model.fit(x % 5, y, callbacks=[spoil], **options)
+    np.testing.assert_array_equal(model.layers[0].w[7:], before)
+
+
 def test_penalties_leave_the_table(backend):
     x, y = texts()
     model = net()

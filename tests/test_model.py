@@ -126,8 +126,49 @@ def test_copied_layers_keep_their_weights(copied, x, backend):
         fnn.Sequential([*layers, fnn.Reshape((4, 4))], 12)
     tuned = fnn.Sequential([*layers, fnn.Dense(2)], 12)
     np.testing.assert_array_equal(tuned.features(x, 2), model.features(x, 2))
-    with pytest.raises(ValueError, match=r"^layer 0 \(Dense\): w: got shape \(12, 7\), expected"):
+    with pytest.raises(ValueError, match=r"^layer 0 \(Dense\): .* copy .* \(12, 7\).*, expected"):
         fnn.Sequential(copied(model.layers), 11)
+    again = copied(fnn.Sequential(copied(model.layers)))  # of an unbuilt one
+    with pytest.raises(ValueError, match="x: got nan"):
+        again.predict(np.full((2, 12), np.nan))
+    np.testing.assert_array_equal(again.predict(x), model.predict(x))
+
+
+class Tied(fnn.Layer):
+    """Back through the weights of another layer."""
+
+    def __init__(self, source):
+        self.source = source
+
+    def build(self, input_shape):
+        return self.source.input_shape
+
+    def forward(self, k, x, out, saved):
+        np.matmul(x, self.source.w.T, out=out)
+
+
+class Leaky(fnn.LeakyReLU):
+    """With an option that the class below does not show."""
+
+    def __init__(self):
+        super().__init__(0.1)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_copies_keep_what_layers_share(copied, x):
+    dense = fnn.Dense(3, use_bias=False)
+    model = fnn.Sequential([dense, Tied(dense)], 12, seed=0)
+    with fnn.use_backend("reference"):
+        twin = copied(model)
+        assert twin.layers[1].source is twin.layers[0]
+        np.testing.assert_array_equal(twin.predict(x), model.predict(x))
+
+
+def test_layers_of_a_model_that_failed_can_be_copied(x):
+    layers = [fnn.Dense(3), fnn.Dense(2, kernel_initializer=fnn.Constant(1e39))]
+    with pytest.raises(ValueError, match="expected finite"):
+        fnn.Sequential(layers, 12)
+    assert fnn.Sequential(copy.deepcopy(layers[:1]), 12).predict(x).shape == (300, 3)
 
 
 def test_layers_cannot_be_appended():
@@ -135,8 +176,9 @@ def test_layers_cannot_be_appended():
         mlp(input_shape=12).layers.append(fnn.Softmax())
 
 
-def test_predictions_heed_changed_options(x, backend):
-    model = fnn.Sequential([fnn.LeakyReLU(0.1)], 12)
+@pytest.mark.parametrize("layer", [lambda: fnn.LeakyReLU(0.1), Leaky])
+def test_predictions_heed_changed_options(layer, x, backend):
+    model = fnn.Sequential([layer()], 12)
     model.predict(x[:5])
     model.layers[0].slope = 0.5
     np.testing.assert_array_equal(model.predict(x[:5]), model.predict(x)[:5])

@@ -1,5 +1,7 @@
 """What users give as samples and targets, and what steps fetch."""
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -129,6 +131,53 @@ def test_a_mask_is_no_picture(loss, backend):
         histories.append(model.fit(x, y, loss=loss, **given))
     assert histories[0]["loss"] == histories[1]["loss"]
     assert histories[0]["val_loss"] == histories[1]["val_loss"]
+
+
+def test_a_picture_of_0_and_1_is_one_on_both_sides(backend):
+    """And what the training had decides what a part of it is, whatever it shows."""
+    rng = np.random.default_rng(0)
+    dots = rng.integers(0, 2, (40, 6), dtype=np.uint8)
+    losses = []
+    for scale in (1, 255):
+        model = fnn.Sequential([fnn.Dense(6)], seed=0)
+        model.fit(dots * scale, dots * scale, loss="mse", optimizer=fnn.SGD(0.5), verbose=0)
+        losses.append(model.evaluate(dots * scale, dots * scale)["loss"])
+    assert losses[0] < 1e-4 < losses[1]  # seen as 1 of 255, and as 1
+    model = fnn.Sequential([fnn.Dense(6)], seed=0)
+    pixels = rng.integers(0, 256, (40, 6), dtype=np.uint8)
+    pixels[:5] = 0
+    pixels[0, 0] = 1
+    model.fit(pixels, pixels, loss="mse", verbose=0)
+    x, parts = pixels.copy(), (slice(0, 5), slice(5, 40))
+    x[:5] = 9
+    whole = model.evaluate(x, pixels)["loss"]
+    means = [model.evaluate(x[part], pixels[part])["loss"] for part in parts]
+    assert np.dot(means, [5 / 40, 35 / 40]) == pytest.approx(whole, rel=1e-5)
+
+
+def test_others_wait_until_first_data_are_accepted(x, compiled):
+    """A run that finds its data wrong may not unbuild what another one has begun to train."""
+    y = np.zeros(len(x), int)
+    for attempt in range(20):
+        model, errors = mlp(), []
+
+        def refused(model=model):
+            with pytest.raises(ValueError, match=r"^y: "):
+                model.evaluate(x, y - 1)
+
+        def accepted(model=model, errors=errors):
+            try:
+                model.fit(x, y, verbose=0)
+            except Exception as error:
+                errors.append(error)
+
+        targets = [refused, accepted] * 2
+        threads = [threading.Thread(target=target) for target in targets[attempt % 2 :][:2]]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not errors and model.input_shape == (12,)
 
 
 def test_refused_samples_build_no_model(x, backend):

@@ -3,7 +3,6 @@
 Leaves buffers to ``memory.Workspace`` and the flat weight vectors to ``Sequential``.
 """
 
-import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -116,15 +115,18 @@ class Layer(Component):
 
     def _take_copies(self) -> None:
         """Take over the weights and buffers of the layer that this is a copy of."""
-        for name, value in self.__dict__.get("_copies", {}).items():
-            with self.named():
-                assign(name, self.__dict__[name], value)
-
-    def _copy_without_weights(self) -> "Layer":
-        """Return a copy that begins anew."""
-        twin = copy.copy(self)
-        twin.__dict__.pop("_copies", None)
-        return copy.deepcopy(twin)
+        copies = self.__dict__.get("_copies")
+        if copies is None:
+            return
+        shapes = {name: shape for name, (shape, _) in {**self.weights, **self.buffers}.items()}
+        found = {name: value.shape for name, value in copies.items()}
+        if found != shapes:
+            raise ValueError(
+                f"{self.label}: it is a copy of a layer with arrays of shapes {found}, expected "
+                f"{shapes}; make a new layer to begin anew"
+            )
+        for name, value in copies.items():
+            assign(name, self.__dict__[name], value)
 
     if not TYPE_CHECKING:  # to which any attribute could then be set
 
@@ -186,6 +188,9 @@ class Layer(Component):
         """
         raise NotImplementedError(f"{type(self).__name__} must define backward")
 
+    def start_epoch(self, saved: SimpleNamespace) -> None:
+        """Prepare ``saved`` before the first step of an epoch of training."""
+
     def update(self, k: ModuleType, x: Array, saved: SimpleNamespace) -> None:
         """Change the buffers, at the end of a training step; carry the state, at that of any."""
 
@@ -226,8 +231,10 @@ class Layer(Component):
         self.buffers[name] = (check_shape(f"shape of {name}", shape), value)
 
     def _check_new(self, kind: str, name: str) -> None:
-        taken = {*self.weights, *self.buffers, *dir(Layer), *Layer.__annotations__}
-        if name in taken or callable(getattr(type(self), name, None)) or not name.isidentifier():
+        declared = {*self.weights, *self.buffers, *(f"d{name}" for name in self.weights)}
+        taken = declared | {*dir(Layer), *Layer.__annotations__}
+        used = not taken.isdisjoint({name, f"d{name}"} if kind == "weight" else {name})
+        if used or callable(getattr(type(self), name, None)) or not name.isidentifier():
             raise ValueError(f"name of a {kind}: got {name!r}, expected a new identifier")
 
     @property
@@ -302,8 +309,9 @@ class Layer(Component):
 
 @cache
 def _options(layer: type[Layer]) -> frozenset[str]:
-    """Return the names of a class's options."""
-    return frozenset(inspect.signature(layer.__init__).parameters)
+    """Return the names of the options of a class and of those that it is made of."""
+    inits = [vars(one)["__init__"] for one in layer.__mro__[:-1] if "__init__" in vars(one)]
+    return frozenset(name for init in inits for name in inspect.signature(init).parameters)
 
 
 def _with_named_errors(init: Callable[..., None]) -> Callable[..., None]:

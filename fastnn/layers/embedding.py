@@ -87,8 +87,13 @@ class Embedding(Layer):
             return to_tokens(name, value, self.input_shape[0], self.tokens)
 
     def saved(self, n: int, dtype: DTypeLike) -> dict[str, tuple[tuple[int, ...], DTypeLike]]:
-        # of each row of dw, whether this run has left it 0
+        # of each row of dw, whether this epoch has left it 0
         return {"clean": ((self.tokens,), np.uint8)}
+
+    def start_epoch(self, saved: SimpleNamespace) -> None:
+        # what ran since the last one may have written into dw
+        if hasattr(saved, "clean"):
+            saved.clean.fill(0)
 
     def forward(self, k: ModuleType, x: Array, out: Array, saved: SimpleNamespace) -> None:
         k.embedding_forward(x.reshape(-1), self.w, out.reshape(-1, self.units))
@@ -102,4 +107,6 @@ class Embedding(Layer):
         dx: Array | None,
         saved: SimpleNamespace,
     ) -> None:
-        k.embedding_backward(dout.reshape(-1, self.units), x.reshape(-1), saved.clean, self.dw)
+        k.embedding_backward(
+            dout.reshape(-1, self.units), x.reshape(-1), getattr(saved, "clean", None), self.dw
+        )
