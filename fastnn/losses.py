@@ -255,7 +255,7 @@ class MeanSquaredError(ElementwiseLoss):
 
     Targets have the output's shape. uint8 targets are pixels, scaled to [0, 1], where the inputs
     are and have as many elements (an autoencoder), unless they alone are all 0 or 1 (a mask).
-    Else they are numbers. ``validation_data`` and ``evaluate`` go by what the training had.
+    Else they are numbers. ``validation_data``, and ``evaluate`` after ``fit``, go by the training.
 
     Parameters
     ----------

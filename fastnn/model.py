@@ -40,7 +40,6 @@ from fastnn.progress import Progress
 from fastnn.run import Run
 from fastnn.samples import (
     first_stateful,
-    pixels_of,
     rows_at_once,
     sequence_lengths,
     to_data,
@@ -133,7 +132,8 @@ class Sequential:
         self._reset()
         if input_shape is not None:
             try:
-                self.build(input_shape)
+                with self._refusing():
+                    self.build(input_shape)
             except BaseException:
                 for layer in self.layers:
                     layer._unbind()
@@ -145,8 +145,9 @@ class Sequential:
         self._forget_plans()
         self._warned = False
         self._pixels: bool | None = None  # whether the last fit's targets were
-        self._building = threading.RLock()
-        self._trying = False  # whether the first data that it is built at are all right
+        self._building = threading.Lock()
+        self._entered = 0  # calls that check their data now
+        self._accepted = False  # whether any data were right
 
     def _forget_plans(self) -> None:
         """Let the next predictions be computed anew, as after a change of a layer's options."""
@@ -170,7 +171,7 @@ class Sequential:
             If it is no shape, or a layer cannot take its input.
         """
         shape = check_shape("input_shape", input_shape)
-        with self._refusing(), self._building:
+        with self._building:
             if self.input_shape is None:
                 self._build(shape)
         if shape != self.input_shape:
@@ -178,27 +179,29 @@ class Sequential:
 
     @contextmanager
     def _refusing(self) -> Iterator[None]:
-        """Let a model that is built inside be unbuilt again if what is inside fails.
+        """Let a model that is first built inside be unbuilt again if what is inside fails.
 
-        Until it is known, others wait.
+        Unless others have come meanwhile. Nothing is locked while a user's data are checked.
         """
         with self._building:
-            if self.input_shape is None and not self._trying:
-                self._trying = True
-                try:
-                    yield
-                except BaseException:
+            self._entered += 1
+            fresh = self.input_shape is None
+        try:
+            yield
+            self._accepted = True
+            for layer in self.layers:
+                layer.__dict__.pop("_copies", None)
+        except BaseException:
+            with self._building:
+                if fresh and not self._accepted and self._entered == 1:
                     self.input_shape = self.output_shape = None
                     for layer in self.layers:
                         layer._unbind()
                     self._forget_plans()
-                    raise
-                finally:
-                    self._trying = False
-                for layer in self.layers:
-                    layer.__dict__.pop("_copies", None)
-                return
-        yield
+            raise
+        finally:
+            with self._building:
+                self._entered -= 1
 
     def _build(self, shape: tuple[int, ...]) -> None:
         output = self._infer(shape)
@@ -564,7 +567,7 @@ class Sequential:
                     "seed": seed,
                     "eager": eager,
                     "fuse": fuse,
-                    "trainable": [layer.trainable for layer in self.layers],
+                    "trainable": [layer.trainable for layer in self.layers if layer.weights],
                 }
                 saved = Checkpoint(checkpoint, self, chosen, updater, history, hooks)
                 saved.restore(data, held, options)
@@ -585,7 +588,7 @@ class Sequential:
                 fuse=fuse,
             )
             self._loss, self.optimizer, self.plan = chosen, updater, trainer.plan
-            self._pixels = pixels_of(data)
+            self._pixels = data.pixels
             state.stream, self._streams = stream, max(self._streams, stream + 1)
             run = Run(self, history, trainer, measure, validation_every, hooks, saved)
             run.train(epochs, Progress(verbose, epochs, trainer.samples))

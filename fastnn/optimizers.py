@@ -39,7 +39,10 @@ class OptimizerState:
 
 
 class Optimizer(Component):
-    """Updates all weights of a model at once.
+    """Updates the weights of a model, all of the layers that are trained at once.
+
+    Where frozen ones lie between them, ``update`` is called for each part of the vectors: what it
+    keeps from step to step belongs into ``slots``.
 
     A copy, also by pickle, has the options only, and not the state of the models it has trained.
 

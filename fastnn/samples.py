@@ -26,7 +26,6 @@ __all__ = [
     "Data",
     "chunk_rows",
     "first_stateful",
-    "pixels_of",
     "rows_at_once",
     "sequence_lengths",
     "to_data",
@@ -43,7 +42,7 @@ class Data(NamedTuple):
 
     ``y`` may be class numbers, (N,) or (N, P) int32. ``weights`` (N, P) are those of the P rows
     that a sample has in the loss; None stands for ones. ``lengths`` (N,) int32 are those of
-    sequences. ``rows`` is P.
+    sequences. ``rows`` is P. ``pixels`` says what targets of uint8 were taken for.
     """
 
     x: Array
@@ -53,6 +52,7 @@ class Data(NamedTuple):
     weights: Array | None = None
     lengths: Array | None = None
     rows: int = 1
+    pixels: bool | None = None
 
 
 # ---- samples -----------------------------------------------------------------------------------
@@ -151,10 +151,11 @@ def to_data(
     rows, x_scale = to_samples(model, x_name, x)
     assert model.output_shape is not None
     included(loss, model.layers)
+    y = to_array(y_name, y)
+    shown = y.dtype == np.uint8
     if pixels is None:
-        y = to_array(y_name, y)
-        alike = rows.dtype == y.dtype == np.uint8
-        pixels = alike and math.prod(model.output_shape) == rows.shape[1]
+        pixels = shown and rows.dtype == np.uint8
+        pixels = pixels and math.prod(model.output_shape) == rows.shape[1]
         if pixels and y.size and rows.size:
             pixels = bool(y.max() > 1 or rows.max() <= 1)
     seen_as = model.output_shape
@@ -184,7 +185,8 @@ def to_data(
         lengths=ends if steps else None,
         steps=steps or 1,
     )
-    return Data(rows, x_scale, targets, y_scale, weights, ends, per_sample)
+    decided = pixels if shown else None
+    return Data(rows, x_scale, targets, y_scale, weights, ends, per_sample, decided)
 
 
 def to_validation(
@@ -202,13 +204,8 @@ def to_validation(
         loss,
         ("validation_data[0]", "validation_data[1]", "validation_data[2], the lengths"),
         lengths=data[2] if len(data) == 3 else None,
-        pixels=pixels_of(training),
+        pixels=training.pixels,
     )
-
-
-def pixels_of(data: Data) -> bool | None:
-    """Return whether targets of uint8 beside these are pixels; None if these do not tell."""
-    return data.y_scale != 1 if data.y.dtype == np.uint8 else None
 
 
 def _classes_last(model: Sequential, name: str, y: ArrayLike) -> tuple[ArrayLike, tuple[int, ...]]:

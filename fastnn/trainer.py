@@ -367,23 +367,22 @@ class Trainer:
         return counted
 
     def check_weights(self) -> None:
-        """Refuse weights or buffers that the last step has made infinite: no loss has met them yet.
+        """Refuse weights that the last step has made infinite: no loss has met them yet.
 
         Raises
         ------
         DivergenceError
             If one is not finite.
         """
-        for name, array in self.model.arrays().items():
-            if not np.isfinite(array).all():
-                index, attribute = name.split(".")
-                layer = self.model.layers[int(index)]
-                raise DivergenceError(
-                    f"{layer.label}: {attribute} is not finite after this step; a smaller learning "
-                    "rate may help",
-                    batch=self.batches,
-                    layer=layer.index,
-                )
+        for layer in self.model.layers:
+            for name in layer.weights:
+                if not np.isfinite(getattr(layer, name)).all():
+                    raise DivergenceError(
+                        f"{layer.label}: {name} is not finite after this step; a smaller learning "
+                        "rate may help",
+                        batch=self.batches,
+                        layer=layer.index,
+                    )
 
     def _diverged(self, ws: Workspace) -> DivergenceError:
         """Compute the batch at the clock once more, and name the layer that went wrong."""

@@ -131,6 +131,27 @@ def test_a_mask_is_no_picture(loss, backend):
         histories.append(model.fit(x, y, loss=loss, **given))
     assert histories[0]["loss"] == histories[1]["loss"]
     assert histories[0]["val_loss"] == histories[1]["val_loss"]
+    dark = np.zeros((40, 6), np.uint8)
+    model.fit(x, mask, loss=loss, validation_data=(dark, mask), verbose=0)
+    shown = model.evaluate(dark, mask)["loss"]  # as the training was told, whatever it shows
+    assert shown == model.evaluate(dark, mask.astype(np.float32))["loss"]
+    assert shown == model.history["val_loss"][-1]
+
+
+def test_nothing_is_locked_while_data_are_checked(x, backend):
+    """They may be whatever has an __array__, which may ask the very model, in another thread."""
+
+    class Targets:
+        def __array__(self, dtype=None, copy=None):
+            found = []
+            thread = threading.Thread(target=lambda: found.append(model.predict_classes(x)))
+            thread.start()
+            thread.join(timeout=60)
+            return found[0]
+
+    model = mlp()
+    model.fit(x, Targets(), verbose=0)
+    assert model.history["accuracy"][0] > 0.5
 
 
 def test_a_picture_of_0_and_1_is_one_on_both_sides(backend):

@@ -13,7 +13,7 @@ from weakref import WeakMethod
 
 from numpy.typing import DTypeLike
 
-from fastnn.checks import Array, assign, check_flag, check_real, check_shape
+from fastnn.checks import Array, assign, check_finite, check_flag, check_real, check_shape
 from fastnn.component import Component, choose
 from fastnn.initializers import INITIALIZERS, Initializer
 from fastnn.regularizers import Regularizer
@@ -59,7 +59,8 @@ class Layer(Component):
         The layer's place in its model.
     trainable : bool
         False: the next ``fit`` leaves the weights as they are; a ``BatchNorm`` still gathers its
-        statistics. Copies keep it, files do not.
+        statistics while another layer is trained. Copies keep it, files do not. Where it is set
+        back, a new optimizer is best: one that counts steps takes its first, large ones at once.
 
     Examples
     --------
@@ -126,7 +127,9 @@ class Layer(Component):
                 f"{shapes}; make a new layer to begin anew"
             )
         for name, value in copies.items():
-            assign(name, self.__dict__[name], value)
+            with self.named():
+                assign(name, self.__dict__[name], value)
+                check_finite(name, self.__dict__[name])
 
     if not TYPE_CHECKING:  # to which any attribute could then be set
 
