@@ -150,7 +150,7 @@ def to_data(
     x_name, y_name, lengths_name = names
     rows, x_scale = to_samples(model, x_name, x)
     assert model.output_shape is not None
-    included(loss, model.layers)
+    included(loss, model.layers)  # or an error, while nothing has begun
     y = to_array(y_name, y)
     shown = y.dtype == np.uint8
     if pixels is None:

@@ -291,9 +291,7 @@ class Trainer:
         """
         self._start = time.perf_counter()
         self.clock[0] = self.clock[2] = 0
-        for state in self.workspace.states:
-            state.fill(0)
-        for stage in self.workspace.backward:
+        for stage in self.workspace.stages:
             stage.layer.start_epoch(stage.saved)
         if self._rows is not None:
             self._rows[:] = np.arange(self.samples)

@@ -16,10 +16,8 @@ from fastnn.trainer import Trainer
 
 
 def need_compiled():
-    """Fail where the extension is missing, unless the tests were asked to run without it."""
+    """Fail where the extension is missing."""
     if backends.compiled is None:
-        if os.environ.get("FASTNN_WITHOUT_EXTENSION"):
-            pytest.skip(f"asked to run without the extension ({backends.missing})")
         pytest.fail(f"the extension is not built: {backends.missing}")
 
 

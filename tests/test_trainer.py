@@ -375,6 +375,25 @@ def test_frozen_first_layers_are_a_fixed_input(clip_norm, three, backend):
         assert sum("dense_backward_w" in name for name in named) == 2
 
 
+@pytest.mark.parametrize("frozen", [[0], [1], [2], [1, 3]])
+@pytest.mark.parametrize("penalty", [None, fnn.L2(0.1)])
+def test_what_is_not_frozen_is_fused_as_ever(frozen, penalty, compiled):
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((60, 64), np.float32), rng.integers(0, 3, 60)
+    results = []
+    for fuse in (True, False):
+        layers = [fnn.Dense(n, kernel_regularizer=penalty) for n in (40, 17, 9, 3)]
+        model = fnn.Sequential(layers, 64, seed=0)
+        for i in frozen:
+            layers[i].trainable = False
+        model.fit(x, y, optimizer=fnn.SGD(0.01), batch_size=1, fuse=fuse, verbose=0)
+        named = [row["name"] for row in model.plan.table()]
+        assert ("sgd_update" not in named) == fuse
+        assert any("delayed" in name for name in named) == (fuse and 0 not in frozen)
+        results.append(model.theta)
+    np.testing.assert_allclose(*results, rtol=1e-4, atol=1e-6)
+
+
 def test_what_is_frozen_is_seen(three, capsys, tmp_path):
     x, y = three
     model = fnn.Sequential([fnn.Dense(4), fnn.BatchNorm(), fnn.Dense(3)], 10, seed=0)

@@ -386,16 +386,20 @@ cdef fuse_pooling(Plan plan):
 
 cdef fuse_sgd(Plan plan):
     """Where plain SGD follows, every weight gradient goes straight into its weight."""
+    cdef int i
+    for i in reversed(range(plan.c.n)): # one for each part that is trained
+        if i < plan.c.n and plan.c.ops[i].op == FNN_OP_sgd_update: # some ops may be gone
+            fuse_update(plan, i)
+
+
+cdef fuse_update(Plan plan, int last):
     cdef fnn_sgd_update_args sgd
     cdef fnn_dense_backward_w_args *w
     cdef fnn_penalty_gradient_args *penalty
     cdef int64_t end = 0
-    cdef int i, last = -1
-    for i in range(plan.c.n):
-        if plan.c.ops[i].op == FNN_OP_sgd_update:
-            last = i
+    cdef int i
     # a long step may be interrupted before its update, so the update must stay apart
-    if last < 0 or plan.c.work >= FNN_LONG_WORK:
+    if plan.c.work >= FNN_LONG_WORK:
         return
     sgd = (<fnn_sgd_update_args *>plan.c.ops[last].args)[0]
     if sgd.velocity != NULL:
@@ -409,11 +413,15 @@ cdef fuse_sgd(Plan plan):
         op = plan.ops[i]
         if plan.c.ops[i].op == FNN_OP_dense_backward_w:
             w = <fnn_dense_backward_w_args *>plan.c.ops[i].args
+            if not sgd.grad <= w.dw < sgd.grad + sgd.n:
+                continue # of another part, or frozen
             spans[i] = [(w.dw - sgd.grad, w.i * w.o)]
             if w.db != NULL:
                 spans[i].append((w.db - sgd.grad, w.o))
         elif plan.c.ops[i].op == FNN_OP_penalty_gradient:
             penalty = <fnn_penalty_gradient_args *>plan.c.ops[i].args
+            if not sgd.grad <= penalty.dw < sgd.grad + sgd.n:
+                continue
             span = (penalty.dw - sgd.grad, penalty.n)
             owners = [j for j in spans if spans[j][0] == span and j not in penalties.values()]
             if not owners or penalty.w - sgd.theta != span[0]:

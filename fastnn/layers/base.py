@@ -192,7 +192,9 @@ class Layer(Component):
         raise NotImplementedError(f"{type(self).__name__} must define backward")
 
     def start_epoch(self, saved: SimpleNamespace) -> None:
-        """Prepare ``saved`` before the first step of an epoch of training."""
+        """Prepare ``saved`` before the first step of an epoch: states begin at zero."""
+        for state in self.initial_state(saved):
+            state.fill(0)
 
     def update(self, k: ModuleType, x: Array, saved: SimpleNamespace) -> None:
         """Change the buffers, at the end of a training step; carry the state, at that of any."""
