@@ -102,7 +102,7 @@ def compare(shape: tuple[int, ...], seconds: float, torch: Any) -> tuple[float, 
     dout = rng.standard_normal((n, oh, ow, k), np.float32)
     out, dx, dw = np.empty_like(dout), np.empty_like(x), np.empty_like(weight)
     b, db = rng.standard_normal(k, np.float32), np.empty(k, np.float32)
-    shapes = sums(n, weight.size, k, np.float32)
+    shapes = sums(n, x[0].size + dout[0].size, weight.size, k, np.float32)
     scratch = np.empty(*shapes["scratch"]) if shapes else None
     options = ((stride, stride), pads, (1, 1))
     taps = useful_taps(h, oh, size, stride, pad) * useful_taps(w, ow, size, stride, pad)

@@ -637,16 +637,16 @@ KERNEL(conv2d_backward_w) {
     const int64_t units = cut.groups * cut.tiles, weights = f->kh * f->kw * f->c * f->k;
     const int64_t width = a->transposed ? f->c : f->k;
     int64_t lo, hi, k0, k1;
-    if (a->chunks) {
-        fnn_range(a->chunks, 1, part, &lo, &hi);
-        for (int64_t q = lo; q < hi; q++) {
-            float *dw = a->scratch + q * (weights + width);
-            sum_weights(a, f->n * q / a->chunks, f->n * (q + 1) / a->chunks, 0, units, 0, width, dw, dw + weights, part);
-        }
-    } else {
-        fnn_range(units, 1, part, &lo, &hi);
-        fnn_range(width, VL, part, &k0, &k1);
-        sum_weights(a, 0, f->n, lo, hi, k0, k1, a->dw, a->db, part);
+    const int64_t chunks = max64(a->chunks, 1), pieces = (part.n + chunks - 1) / chunks;
+    int64_t mine, end;
+    fnn_range(chunks * pieces, 1, part, &mine, &end);
+    for (; mine < end; mine++) { /* a piece of the tiles from a chunk of the images */
+        const int64_t q = mine / pieces;
+        const fnn_part piece = {.share = (int)(mine % pieces), .n = (int)pieces};
+        fnn_range(units, 1, piece, &lo, &hi);
+        fnn_range(width, VL, piece, &k0, &k1);
+        float *const dw = a->chunks ? a->scratch + q * (weights + width) : a->dw, *const db = a->chunks ? dw + weights : a->db;
+        sum_weights(a, f->n * q / chunks, f->n * (q + 1) / chunks, lo, hi, k0, k1, dw, db, part);
     }
     return FNN_OK;
 }

@@ -123,8 +123,9 @@ class _Place:
 class Workspace:
     """All buffers for n samples on their way through the layers, and back if training.
 
-    Every output has its own buffer in training, unless a layer may work in place; the gradients
-    alternate between two. Outside training the outputs do, too.
+    In training every output has its own buffer, and every gradient, unless a layer may work in
+    place: memory that another thread has used is slow to write. Outside training the outputs
+    alternate between two.
 
     Parameters
     ----------
@@ -274,18 +275,13 @@ class Workspace:
         if not (self._training and trained):
             return
         current = self._buffer((n, *layers[-1].output_shape))
-        pair = [current]
         for i in range(len(layers) - 1, trained[0] - 1, -1):
             layer, place = layers[i], self._places[i]
             place.dout = current
-            self._widen(current, (n, *layer.output_shape))
             if i == trained[0]:
                 break
             if not (self._is_view(layer) or layer.inplace or layer.elementwise):
-                if len(pair) < 2:
-                    pair.append(self._buffer((n, *layer.input_shape)))
-                current = pair[pair[0] == current]
-                self._widen(current, (n, *layer.input_shape))
+                current = self._buffer((n, *layer.input_shape))
             place.dx = current
 
     def _view(self, buffer: int, shape: tuple[int, ...], dtype: DTypeLike) -> Array:

@@ -38,6 +38,38 @@ def test_sgd_stays_apart_where_a_step_is_long_enough_to_be_interrupted(compiled)
     assert trainer.plan.table()[-2]["name"] == "sgd_update"
 
 
+MIXED = {
+    "images": ((6, 6, 2), lambda: [fnn.Conv2D(5, 3), fnn.Flatten(), fnn.Dense(9, "relu")]),
+    "penalty": (
+        (6, 6, 2),
+        lambda: [fnn.Conv2D(5, 3, kernel_regularizer=fnn.L2(0.01)), fnn.Flatten(), fnn.Dense(9)],
+    ),
+    "between": ((7,), lambda: [fnn.Dense(9), fnn.BatchNorm(), fnn.ReLU()]),
+    "sequences": ((5, 4), lambda: [fnn.LSTM(6), fnn.Dense(9)]),
+    "tokens": ((5,), lambda: [fnn.Embedding(11, 4), fnn.Flatten(), fnn.Dense(9)]),
+}
+
+
+@pytest.mark.parametrize("batch", [2, 8])
+@pytest.mark.parametrize("net", MIXED)
+def test_sgd_goes_into_the_product_where_others_keep_their_update(net, batch, compiled):
+    shape, layers = MIXED[net]
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 32)
+    x = rng.standard_normal((32, *shape), np.float32)
+    if net == "tokens":
+        x = rng.integers(0, 11, (32, *shape))
+    thetas = []
+    for fuse in (False, True):
+        model = fnn.Sequential([*layers(), fnn.Dense(3)], seed=1)
+        model.fit(x, y, optimizer=fnn.SGD(0.02), epochs=2, batch_size=batch, verbose=0, fuse=fuse)
+        thetas.append(model.theta)
+    np.testing.assert_allclose(*thetas, atol=1e-5)
+    names = op_names(model.plan)
+    assert names.count("dense_backward_w + sgd_update") == 2
+    assert names.count("sgd_update") == 1
+
+
 @pytest.mark.parametrize("after", [fnn.Sigmoid, fnn.Tanh, fnn.Softmax, lambda: fnn.Dropout(0.5)])
 def test_a_pool_knows_where_its_relu_was_open_whatever_overwrites_it(after, compiled):
     rng = np.random.default_rng(0)

@@ -40,7 +40,7 @@ def fuse(Plan plan not None):
 
     dense + activation, convolution + ReLU + max pooling, the gradient of a dense, convolutional
     or max pooling layer's input + that of the activation before it, and plain SGD applied by the
-    product that computes a weight's gradient. Where the samples end in one loss, the ground
+    product that computes a dense layer's gradient. Where the samples end in one loss, the ground
     that most of them have in common is summed once. Threads keep the rows of the weights, and the
     sequences, that they have worked on. Steps of few samples move the first weight together.
 
@@ -378,14 +378,14 @@ cdef fuse_pooling(Plan plan):
                 and not any_overlap(plan.ops[i + 1].writes, plan.ops[i].reads)
             ):
                 conv.pool, conv.wide, conv.index, conv.pooled = pool.shape, pool.wide, pool.index, pool.out
-                writes = plan.ops[i + 1].writes
+                writes, work = plan.ops[i + 1].writes, plan.c.ops[i].work
                 merge(plan, i, i + 1)
-                plan.ops[i].writes = writes
+                plan.ops[i].writes, plan.c.ops[i].work = writes, work # pooling takes time, but no FLOPs
         i += 1
 
 
 cdef fuse_sgd(Plan plan):
-    """Where plain SGD follows, every weight gradient goes straight into its weight."""
+    """Where plain SGD follows, a dense layer's weight gradient goes straight into its weight."""
     cdef int i
     for i in reversed(range(plan.c.n)): # one for each part that is trained
         if i < plan.c.n and plan.c.ops[i].op == FNN_OP_sgd_update: # some ops may be gone
@@ -396,7 +396,6 @@ cdef fuse_update(Plan plan, int last):
     cdef fnn_sgd_update_args sgd
     cdef fnn_dense_backward_w_args *w
     cdef fnn_penalty_gradient_args *penalty
-    cdef int64_t end = 0
     cdef int i
     # a long step may be interrupted before its update, so the update must stay apart
     if plan.c.work >= FNN_LONG_WORK:
@@ -409,6 +408,7 @@ cdef fuse_update(Plan plan, int last):
     theta = update.writes[-1].array
     spans = {} # op -> its part of theta: weight, then bias
     penalties = {} # op -> the op of its weight's gradient
+    others = [] # what else is done with gradients
     for i in range(last):
         op = plan.ops[i]
         if plan.c.ops[i].op == FNN_OP_dense_backward_w:
@@ -424,17 +424,14 @@ cdef fuse_update(Plan plan, int last):
                 continue
             span = (penalty.dw - sgd.grad, penalty.n)
             owners = [j for j in spans if spans[j][0] == span and j not in penalties.values()]
-            if not owners or penalty.w - sgd.theta != span[0]:
-                return # a weight whose gradient comes from elsewhere
-            penalties[i] = owners[0]
+            if owners and penalty.w - sgd.theta == span[0]:
+                penalties[i] = owners[0]
+            else:
+                others += op.reads + op.writes
         elif any_overlap(op.reads + op.writes, [grad]):
-            return # somebody else uses the gradient
-    for start, count in sorted(sum(spans.values(), [])):
-        if not end <= start < end + PADDING:
-            return # a parameter whose gradient comes from elsewhere
-        end = start + count
-    if not end <= sgd.n < end + PADDING:
-        return
+            others += op.reads + op.writes
+    if any(any_overlap(others, [Operand(grad.array[start:start + n])]) for start, n in sum(spans.values(), [])):
+        return # somebody else uses the gradient
     moved = {i: [Operand(theta[start:start + n]) for start, n in spans[i]] for i in spans}
     for i in moved:
         later = [plan.ops[j] for j in range(i + 1, last) if j not in penalties]
@@ -454,8 +451,23 @@ cdef fuse_update(Plan plan, int last):
         w = <fnn_dense_backward_w_args *>plan.c.ops[j].args
         w.l1, w.l2 = penalty.l1, penalty.l2
         plan.ops[j].name += " + penalty"
+    move_rest(plan, last, spans)
     for i in sorted([last, *penalties], reverse=True):
         plan.remove(i)
+
+
+cdef move_rest(Plan plan, int last, dict spans):
+    """After this update those of the parameters that are not in the spans."""
+    cdef fnn_sgd_update_args sgd = (<fnn_sgd_update_args *>plan.c.ops[last].args)[0], part
+    cdef int64_t end = 0
+    update = plan.ops[last]
+    for start, n in sorted(sum(spans.values(), [(sgd.n, 0)])):
+        if start - end >= PADDING: # else they are what aligns the next
+            part = sgd
+            part.grad, part.theta, part.n = sgd.grad + end, sgd.theta + end, start - end
+            parts = [Operand(whole.array[end:start]) for whole in (update.reads[0], update.writes[-1])]
+            plan.insert(last + 1, FNN_OP_sgd_update, &part, sizeof(part), 8.0 * part.n, [parts[0], *update.reads[1:]], parts[1:])
+        end = start + n
 
 
 cdef cut_updates(Plan plan):
@@ -464,8 +476,9 @@ cdef cut_updates(Plan plan):
     cdef fnn_rmsprop_update_args *rmsprop
     cdef fnn_adam_update_args *adam
     cdef fnn_dense_backward_w_args *w
+    cdef fnn_conv2d_backward_w_args *conv
     cdef int64_t[::1] cuts
-    cdef int64_t start
+    cdef int64_t start, size
     cdef int i, j
     for i, op in enumerate(plan.ops):
         item = &plan.c.ops[i]
@@ -474,11 +487,19 @@ cdef cut_updates(Plan plan):
         grad = op.reads[0].array
         ends = set()
         for j in range(i):
-            if plan.c.ops[j].op == FNN_OP_dense_backward_w and not plan.c.ops[j].serial:
+            if plan.c.ops[j].serial:
+                continue
+            if plan.c.ops[j].op == FNN_OP_dense_backward_w:
                 w = <fnn_dense_backward_w_args *>plan.c.ops[j].args
-                start = (<intptr_t>w.dw - <intptr_t>(<Operand>op.reads[0]).start) // <intptr_t>sizeof(float)
-                if 0 <= start < grad.size:
-                    ends |= {start, start + w.i * w.o}
+                dw, size = <intptr_t>w.dw, w.i * w.o
+            elif plan.c.ops[j].op == FNN_OP_conv2d_backward_w:
+                conv = <fnn_conv2d_backward_w_args *>plan.c.ops[j].args
+                dw, size = <intptr_t>conv.dw, conv.shape.kh * conv.shape.kw * conv.shape.c * conv.shape.k
+            else:
+                continue
+            start = (<intptr_t>dw - <intptr_t>(<Operand>op.reads[0]).start) // <intptr_t>sizeof(float)
+            if 0 <= start < grad.size:
+                ends |= {start, start + size}
         cuts = array = np.array(sorted(ends - {0, grad.size}), np.int64)
         if not array.size:
             continue

@@ -4,6 +4,7 @@ Leaves sizes of windows to ``fastnn.windows``, and an activation to a layer of i
 """
 
 from collections.abc import Sequence
+from math import prod
 from types import ModuleType, SimpleNamespace
 
 from numpy.typing import DTypeLike
@@ -21,15 +22,18 @@ _CHUNKS, _FEW_WEIGHTS = 8, 2048
 
 
 def sums(
-    n: int, weights: int, outputs: int, dtype: DTypeLike
+    n: int, image: int, weights: int, outputs: int, dtype: DTypeLike
 ) -> dict[str, tuple[tuple[int, ...], DTypeLike]]:
-    """Declare space to sum few weights' gradients in chunks of the batch, one after the other.
+    """Declare space to sum the weights' gradients in chunks of the batch, one after the other.
 
-    So few that threads cannot share them, and so share the batch.
+    Threads share the chunks: of few weights, since those are not enough to share; of more where
+    the images are larger, since each thread has its own images in its cache. ``image``: numbers
+    of one, before and after.
     """
-    if weights > _FEW_WEIGHTS:
+    few = weights <= _FEW_WEIGHTS
+    if not few and 2 * weights > n * image:
         return {}
-    return {"scratch": ((min(n, _CHUNKS), weights + outputs), dtype)}
+    return {"scratch": ((min(n, _CHUNKS if few else 2), weights + outputs), dtype)}
 
 
 class Conv2D(Weighted):
@@ -113,7 +117,8 @@ class Conv2D(Weighted):
         return (*size, self.filters)
 
     def saved(self, n: int, dtype: DTypeLike) -> dict[str, tuple[tuple[int, ...], DTypeLike]]:
-        return sums(n, self.w.size, self.filters, dtype)
+        image = prod(self.input_shape) + prod(self.output_shape)
+        return sums(n, image, self.w.size, self.filters, dtype)
 
     def forward(self, k: ModuleType, x: Array, out: Array, saved: SimpleNamespace) -> None:
         k.conv2d_forward(x, self.w, self.b, self.stride, self.pad, self.dilation, out)
@@ -232,7 +237,8 @@ class ConvTranspose2D(Weighted):
         return (*size, self.filters)
 
     def saved(self, n: int, dtype: DTypeLike) -> dict[str, tuple[tuple[int, ...], DTypeLike]]:
-        return sums(n, self.w.size, self.filters, dtype)
+        image = prod(self.input_shape) + prod(self.output_shape)
+        return sums(n, image, self.w.size, self.filters, dtype)
 
     def forward(self, k: ModuleType, x: Array, out: Array, saved: SimpleNamespace) -> None:
         k.conv_transpose2d_forward(x, self.w, self.b, self.stride, self.padding, out)
