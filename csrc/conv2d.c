@@ -49,7 +49,7 @@ static int64_t alike(const axis *x, int64_t i, int64_t stop, int64_t *lo, int64_
 typedef struct {
     const float *in, *w, *bias;
     float *out;
-    int64_t n, c, k, out_h, out_w, kernel_w;
+    int64_t n, c, k, out_h, out_row, kernel_w, w_row; /* floats from a row of out, or of w as it lies, to the next */
     axis y, x;
     bool transposed; /* w is (kernel_h, kernel_w, K, C) */
     bool relu;
@@ -88,7 +88,7 @@ static void run_rectangle(const walk *s, const group *g, tile *t, int nv, int64_
     /* images, rows, columns: how many, how far apart in `in` and in `out` */
     const int64_t many[3] = {n1 - n0, i[1] - i[0], j[1] - j[0]};
     const int64_t from[3] = {image, s->y.in_step * row, s->x.in_step * s->c};
-    const int64_t to[3] = {s->out_h * s->out_w * s->k, s->y.out_step * s->out_w * s->k, s->x.out_step * s->k};
+    const int64_t to[3] = {s->out_h * s->out_row, s->y.out_step * s->out_row, s->x.out_step * s->k};
     const int64_t tallest = nv == 1 ? MR_NARROW : MR;
     int along = 2; /* the direction that fills the tiles best */
     double best = 0;
@@ -159,7 +159,7 @@ static void walk_activation(const walk *s, const share *mine, int64_t n0, int64_
         for (int64_t i = mine->i0; i < mine->i1; i++)
             for (int64_t j = 0; j < s->x.grid; j++) {
                 const int64_t y = s->y.out0 + i * s->y.out_step, x = s->x.out0 + j * s->x.out_step;
-                const int64_t at = ((n * s->out_h + y) * s->out_w + x) * s->k;
+                const int64_t at = (n * s->out_h + y) * s->out_row + x * s->k;
                 FN(activate_backward)(s->activation, s->slope, s->saved + at + k0, s->out + at + k0, k1 - k0);
             }
 }
@@ -184,10 +184,10 @@ static void run_walk(walk *s, fnn_part part) {
     const int64_t together = max64(SPACE / panel_size, 1); /* panels that are packed at a time */
     const int64_t positions = (mine.i1 - mine.i0) * s->x.grid * (mine.n1 - mine.n0);
     const bool packed = s->transposed || (s->k > PANEL && positions >= 3 * MR) || y_step * x_step * c_step < s->y.taps * s->x.taps * s->c;
-    const int64_t per_image = s->y.size * s->x.size * s->c + s->out_h * s->out_w * s->k;
+    const int64_t per_image = s->y.size * s->x.size * s->c + s->out_h * s->out_row;
     int64_t images = max64(BLOCK / per_image / MR_NARROW, 1) * MR_NARROW;
     if (s->pool) {
-        const int64_t outputs = s->out_h * s->out_w * s->k;
+        const int64_t outputs = s->out_h * s->out_row;
         images = min64(images, max64(BLOCK / outputs, 1));
         s->out = space + SPACE - images * outputs;
     }
@@ -209,9 +209,9 @@ static void run_walk(walk *s, fnn_part part) {
                         for (int64_t q = p; q < pe; q++) {
                             const int64_t k0 = q * PANEL;
                             const int columns = (int)min64(PANEL, s->k - k0), nv = (columns + VL - 1) / VL;
-                            tile t = {.as = 1, .bs = packed ? PANEL : s->k, .last = columns - (nv - 1) * VL,
+                            tile t = {.as = 1, .bs = packed ? PANEL : s->w_row, .last = columns - (nv - 1) * VL,
                                       .b = packed ? space + (q - p) * size : s->w + k0,
-                                      .c = s->out + (s->y.out0 * s->out_w + s->x.out0) * s->k + k0,
+                                      .c = s->out + s->y.out0 * s->out_row + s->x.out0 * s->k + k0,
                                       .finish = first ? STORE : ADD, .bias = last && s->bias ? s->bias + k0 : NULL,
                                       .relu = last && s->relu};
                             run_panel(s, &g, &mine, n, ne, &t, nv);
@@ -251,8 +251,8 @@ static vi pair_lanes(int64_t k, bool to_memory) {
     return r;
 }
 
-/* pixels 0 ... 2 * pairs - 1 of an output row, the last one of them only if `even` */
-INLINE void run_pairs(const int pairs, const pairing *s, const float *x, bool even, float *out) {
+/* `pixels` of an output row, two by two; up to the row's end there is room for `room` floats */
+INLINE void run_pairs(const int pairs, const pairing *s, const float *x, int64_t pixels, int64_t room, float *out) {
     vf sum[MR_NARROW];
     const float *w = s->w;
     UNROLL for (int m = 0; m < pairs; m++) sum[m] = (vf){0};
@@ -265,9 +265,10 @@ INLINE void run_pairs(const int pairs, const pairing *s, const float *x, bool ev
         const vf y = sum[m] + s->bias;
         sum[m] = v_permute(s->relu ? v_max((vf){0}, y) : y, s->order);
     }
+    /* beyond its pixels a vector meets the next ones, which are stored later */
     const int width = 2 * (int)s->k;
-    UNROLL for (int m = 0; m < pairs - 1; m++) store_part(out + m * width, sum[m], width);
-    store_part(out + (pairs - 1) * width, sum[pairs - 1], even ? width : width / 2);
+    UNROLL for (int m = 0; m < pairs; m++, room -= width)
+        store_part(out + m * width, sum[m], room >= VL ? VL : (int)min64(pixels - 2 * m, 2) * (int)s->k);
 }
 
 #if VL == 16
@@ -282,9 +283,9 @@ static void run_pair_row(const pairing *s, const float *x, int64_t ow, float *ou
     const tiling cut = tile_rows(pairs, MR_NARROW);
     for (int64_t i = 0, done = 0, here; i < cut.tiles; i++, done += here, x += 2 * here, out += 2 * here * s->k) {
         here = cut.height + (i < cut.taller);
-        const bool even = done + here < pairs || ow % 2 == 0;
+        const int64_t left = ow - 2 * done;
         switch (here) {
-#define PAIRS(n) case n: run_pairs(n, s, x, even, out); break;
+#define PAIRS(n) case n: run_pairs(n, s, x, left, left * s->k, out); break;
             UP_TO_NARROW(PAIRS)
         }
     }
@@ -325,7 +326,7 @@ KERNEL(conv2d_forward) {
     walk s = {
         .pool = a->pooled ? &pool : NULL,
         .in = a->x, .w = a->w, .bias = a->b, .out = a->out, .n = f->n, .c = f->c, .k = f->k, .out_h = f->oh,
-        .out_w = f->ow, .kernel_w = f->kw, .relu = a->relu,
+        .out_row = f->ow * f->k, .kernel_w = f->kw, .w_row = f->k, .relu = a->relu,
         .y = {f->oh, 0, 1, f->h, f->sh, f->kh, -f->top, f->dh, 0, 1},
         .x = {f->ow, 0, 1, f->w, f->sw, f->kw, -f->left, f->dw, 0, 1},
     };
@@ -448,28 +449,86 @@ static void run_bands(const fnn_conv2d_backward_x_args *a, const band *b, fnn_pa
     }
 }
 
+/* ---- the gradient of x, several pixels in a vector ------------------------------------------ */
+
+/* With few channels neighbouring pixels of dx share a vector: they are one pixel of all their channels, and a pixel of
+ * dout meets some of these, with weights of other taps for each. */
+typedef struct { int64_t pixels, first, taps; double use; /* of the lanes */ } folding;
+
+static folding fold(const fnn_conv2d *f, int64_t pixels) {
+    folding r = {.pixels = pixels, .first = floor_div(f->left - (f->kw - 1) * f->dw, f->sw)};
+    r.taps = (pixels - 1 + f->left) / f->sw - r.first + 1;
+    int64_t met = 0;
+    for (int64_t p = 0; p < pixels; p++)
+        for (int64_t q = 0; q < f->kw; q++) met += (p + f->left - q * f->dw) % f->sw == 0;
+    const int64_t folded = f->w / pixels, rest = f->w % pixels * f->kw / f->sw; /* the last ones are by themselves */
+    r.use = (double)((folded * met + rest) * f->c) / (double)((folded * r.taps + rest) * VL);
+    return r;
+}
+
+static folding best_folding(const fnn_conv2d *f) {
+    folding best = {0, 0, 0, 0};
+    for (int64_t pixels = f->sw; pixels * f->c <= VL && pixels <= f->w; pixels += f->sw) {
+        const folding one = fold(f, pixels);
+        if (one.use > best.use) best = one;
+    }
+    return best;
+}
+
+/* What each tap of the folded pixel has for its channels, in vectors; and for all of them the bias. */
+static void fold_weights(const fnn_conv2d_backward_x_args *a, const folding *s, const axis *y, float *to, float *bias) {
+    const fnn_conv2d *f = &a->shape;
+    memset(to, 0, (size_t)(y->taps * s->taps * f->k) * sizeof(vf));
+    for (int64_t p = 0; p < s->pixels; p++) {
+        for (int64_t q = 0; q < f->kw; q++) {
+            const int64_t reach = p + f->left - q * f->dw, t = floor_div(reach, f->sw) - s->first;
+            for (int64_t ty = 0; ty < y->taps && reach % f->sw == 0; ty++) {
+                const float *w = a->w + ((y->k0 + ty * y->k_step) * f->kw + q) * f->c * f->k;
+                float *lanes = to + (ty * s->taps + t) * f->k * VL + p * f->c;
+                for (int64_t c = 0; c < f->c; c++)
+                    for (int64_t k = 0; k < f->k; k++) lanes[k * VL + c] = *w++;
+            }
+        }
+        if (a->b) memcpy(bias + p * f->c, a->b, (size_t)f->c * sizeof(float));
+    }
+}
+
 /* forward: out[n, i, j] += x[n, i*sh + r*dh - top, ...] @ w[r, q];  dx[n, y, x] = sum of dout[n, i, j] @ w[r, q].T
  * over i*sh + r*dh - top = y, j*sw + q*dw - left = x; plus b (C) where this is a transposed convolution */
 KERNEL(conv2d_backward_x) {
     const fnn_conv2d *f = &a->shape;
-    if (f->c < VL && f->oh * f->ow >= PANEL) {
+    folding wide = best_folding(f);
+    /* with less of the lanes in use the products of whole bands are faster */
+    if (wide.use < 0.6 || f->kh * wide.taps * f->k > SPACE_ROWS) wide.pixels = 0;
+    if (!wide.pixels && f->c < VL && f->oh * f->ow >= PANEL) {
         const band b = largest_band(f, part.n);
         if (b.rows) {
             run_bands(a, &b, part);
             return FNN_OK;
         }
     }
-    for (int64_t py = 0; py < min64(f->sh, f->h); py++)
-        for (int64_t px = 0; px < min64(f->sw, f->w); px++) {
-            walk s = {
-                .in = a->dout, .w = a->w, .bias = a->b, .out = a->dx, .n = f->n, .c = f->k, .k = f->c, .out_h = f->h,
-                .out_w = f->w, .kernel_w = f->kw, .transposed = true, .relu = a->relu,
-                .activation = a->activation, .slope = a->slope, .saved = a->saved,
-                .y = backward_axis(f->h, py, f->oh, f->kh, f->sh, f->top, f->dh),
-                .x = backward_axis(f->w, px, f->ow, f->kw, f->sw, f->left, f->dw),
-            };
+    const int64_t start = wide.pixels ? f->w / wide.pixels * wide.pixels : 0;
+    for (int64_t py = 0; py < min64(f->sh, f->h); py++) {
+        walk s = {
+            .in = a->dout, .out = a->dx, .n = f->n, .c = f->k, .out_h = f->h, .out_row = f->w * f->c, .relu = a->relu,
+            .activation = a->activation, .slope = a->slope, .saved = a->saved,
+            .y = backward_axis(f->h, py, f->oh, f->kh, f->sh, f->top, f->dh),
+        };
+        if (wide.pixels) {
+            float *const w = fnn_workspace(), *const bias = w + SPACE - VL;
+            fold_weights(a, &wide, &s.y, w, bias);
+            s.w = w, s.bias = a->b ? bias : NULL, s.k = wide.pixels * f->c, s.w_row = VL;
+            s.x = (axis){f->w / wide.pixels, 0, 1, f->ow, wide.pixels / f->sw, wide.taps, wide.first, 1, 0, 1};
             run_walk(&s, part);
         }
+        s.w = a->w, s.bias = a->b, s.k = f->c, s.kernel_w = f->kw, s.transposed = true;
+        for (int64_t px = 0; px < min64(f->sw, f->w); px++) {
+            s.x = backward_axis(f->w, px, f->ow, f->kw, f->sw, f->left, f->dw);
+            const int64_t before = (start - px + f->sw - 1) / f->sw;
+            s.x.grid -= before, s.x.out0 += before * f->sw, s.x.d0 += before;
+            if (s.x.grid > 0) run_walk(&s, part);
+        }
+    }
     return FNN_OK;
 }
 

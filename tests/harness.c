@@ -365,6 +365,8 @@ int main(void) {
         check_convolution((fnn_conv2d){2, 6, 5, 16, 4, 5, 33, 2, 2, 1, 1, 0, 1, 2, 2}, threads, 0);
         check_convolution((fnn_conv2d){13, 1, 1, 33, 1, 1, 31, 3, 3, 1, 1, 1, 1, 1, 1}, threads, 0);
         check_convolution((fnn_conv2d){1, 7, 7, 5, 3, 3, 40, 1, 1, 3, 3, 0, 0, 1, 1}, threads, 1);
+        check_convolution((fnn_conv2d){3, 9, 13, 8, 7, 11, 9, 3, 3, 1, 1, 0, 0, 1, 1}, threads, 2);
+        check_convolution((fnn_conv2d){2, 9, 17, 4, 5, 9, 7, 5, 5, 2, 2, 2, 2, 1, 1}, threads, 1);
     }
     for (int threads = 1; threads <= 3; threads++)
         for (int c = 0; c < SIZES; c++) {
@@ -372,6 +374,7 @@ int main(void) {
             check_pooling((fnn_pool2d){2, 5, 7, sizes[c], 2, 3, 2, 2, 2, 2, 0, 0}, threads);
             check_pooling((fnn_pool2d){1, 6, 5, sizes[c], 3, 5, 3, 3, 2, 1, 1, 1}, threads);
             check_pooling((fnn_pool2d){3, 7, 4, sizes[c], 2, 1, 2, 3, 4, 4, 0, 1}, threads);
+            check_pooling((fnn_pool2d){2, 6, 12, sizes[c], 3, 6, 2, 2, 2, 2, 0, 0}, threads);
             check_pooling((fnn_pool2d){1, 18, 17, sizes[c], 1, 1, 18, 17, 1, 1, 0, 0}, threads);
             check_pooled_convolution((fnn_pool2d){19, 5, 7, sizes[c], 2, 3, 2, 2, 2, 2, 0, 0}, 3, threads);
             check_pooled_convolution((fnn_pool2d){19, 5, 7, sizes[c], 2, 3, 2, 2, 2, 2, 0, 0}, 1, threads);
