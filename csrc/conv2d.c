@@ -541,17 +541,19 @@ static void outputs_inside(int64_t out, int64_t size, int64_t stride, int64_t of
     if (*hi < *lo) *hi = *lo;
 }
 
-/* How dw (KH, KW, C, K) is cut into tiles.  With few channels a tile has rows of any taps, and x must
- * have a frame; else its rows are neighbouring floats of x: of one tap, or of a kernel row where no tap
- * of it is ever outside.  With few filters two pixels share a vector. */
-typedef struct { bool thin, paired; int64_t depth, groups, tiles; } cut;
+/* How dw (KH, KW, C, K) is cut into tiles.  A tile's rows are neighbouring floats of x: of one tap, or of a kernel row
+ * where no tap of it is ever outside; with few channels x gets a frame for that.  Where a kernel row is short they are of
+ * any taps.  With few filters two pixels share a vector. */
+typedef struct { bool framed, scattered, paired; int64_t depth, groups, tiles; } cut;
 
 static cut cut_weights(const fnn_conv2d *f) {
     const int64_t frame = ((f->kh - 1) * f->dh + 1) * ((f->ow - 1) * f->sw + (f->kw - 1) * f->dw + 1) * f->c;
-    const bool thin = f->c < MR && frame <= SPACE, joined = f->left == 0 && f->dw == 1 && (f->ow - 1) * f->sw + f->kw <= f->w;
-    const int64_t depth = thin ? f->kh * f->kw * f->c : joined ? f->kw * f->c : f->c;
+    const bool framed = f->c < MR && frame <= SPACE, inside = f->left == 0 && (f->ow - 1) * f->sw + f->kw <= f->w;
+    const bool joined = (framed || inside) && f->dw == 1, paired = framed && in_pairs(f);
     const int64_t tallest = f->k <= VL ? MR_NARROW : MR;
-    return (cut){thin, thin && in_pairs(f), depth, f->kh * f->kw * f->c / depth, (depth + tallest - 1) / tallest};
+    const bool scattered = paired || (framed && !(joined && f->kw * f->c > tallest / 2));
+    const int64_t depth = scattered ? f->kh * f->kw * f->c : joined ? f->kw * f->c : f->c;
+    return (cut){framed, scattered, paired, depth, f->kh * f->kw * f->c / depth, (depth + tallest - 1) / tallest};
 }
 
 /* Where weights [r0, r1) of a filter meet x, from the first one on. */
@@ -597,22 +599,22 @@ static void run_sum_pairs(int64_t rows, const tile *t, int64_t k, vi lanes) {
     }
 }
 
-/* Tiles [u0, u1) of dw, stored or added to, from n images. */
+/* Tiles [u0, u1) of dw, stored or added to, from n images; space: to pack dout, or NULL. */
 static void sum_images(const fnn_conv2d *f, const cut *cut, const float *x, const float *dout, int64_t n, int64_t u0,
                        int64_t u1, finish finish, float *space, float *dw) {
     const int64_t row = f->w * f->c, image = f->h * row, pixels = f->oh * f->ow;
-    const bool packed = f->k > PANEL && n * pixels * PANEL <= SPACE && !cut->thin && u1 - u0 >= 4;
+    const bool packed = space && f->k > PANEL && n * pixels * PANEL <= SPACE && !cut->scattered && u1 - u0 >= 4;
     const vi lanes = cut->paired ? pair_lanes(f->k, false) : (vi){0};
     for (int64_t k = 0; k < f->k; k += PANEL) {
         const int columns = (int)min64(PANEL, f->k - k), nv = (columns + VL - 1) / VL;
         if (packed) FN(pack)(dout + k, f->k, n * pixels, columns, space);
         const ptrdiff_t bs = packed ? PANEL : f->k;
         for (int64_t u = u0, next; u < u1; u = next) {
-            const int64_t group = u / cut->tiles, tap = cut->thin ? 0 : group * cut->depth / f->c;
+            const int64_t group = u / cut->tiles, tap = cut->scattered ? 0 : group * cut->depth / f->c;
             const int64_t dy = tap / f->kw * f->dh - f->top, dx = tap % f->kw * f->dw - f->left;
             next = min64((group + 1) * cut->tiles, u1);
             int64_t i0 = 0, i1 = f->oh, j0 = 0, j1 = f->ow;
-            if (!cut->thin) {
+            if (!cut->scattered) {
                 outputs_inside(f->oh, f->h, f->sh, dy, &i0, &i1);
                 outputs_inside(f->ow, f->w, f->sw, dx, &j0, &j1);
             }
@@ -632,12 +634,12 @@ static void sum_images(const fnn_conv2d *f, const cut *cut, const float *x, cons
                 for (int64_t v = u; v < next; v++) {
                     const int64_t q = v % cut->tiles, r0 = cut->depth * q / cut->tiles, r1 = cut->depth * (q + 1) / cut->tiles;
                     ptrdiff_t offsets[MR_NARROW];
-                    if (cut->thin) weight_offsets(f, r0, r1, offsets);
+                    if (cut->scattered) weight_offsets(f, r0, r1, offsets);
                     t.rows = offsets;
-                    t.a = x + dy * row + dx * f->c + (cut->thin ? 0 : r0);
+                    t.a = x + dy * row + dx * f->c + (cut->scattered ? 0 : r0);
                     t.c = dw + (group * cut->depth + r0) * f->k + k;
                     if (cut->paired) run_sum_pairs(r1 - r0, &t, f->k, lanes);
-                    else FN(tiles)[r1 - r0][nv][cut->thin ? ROWS : TRANSPOSED](&t);
+                    else FN(tiles)[r1 - r0][nv][cut->scattered ? ROWS : TRANSPOSED](&t);
                 }
                 t.finish = ADD;
             } while (done < total);
@@ -673,7 +675,7 @@ static void sum_weights(const fnn_conv2d_backward_w_args *a, int64_t n0, int64_t
     const fnn_conv2d *f = &a->shape;
     const cut cut = cut_weights(f);
     const int64_t in = f->h * f->w * f->c, out = f->oh * f->ow * f->k;
-    const bool framed = cut.thin && (f->top || f->left || (f->oh - 1) * f->sh + (f->kh - 1) * f->dh >= f->h ||
+    const bool framed = cut.framed && (f->top || f->left || (f->oh - 1) * f->sh + (f->kh - 1) * f->dh >= f->h ||
                                      (f->ow - 1) * f->sw + (f->kw - 1) * f->dw >= f->w);
     const int64_t images = framed ? 1 : max64(min64(BLOCK / (in + out), SPACE / (f->oh * f->ow * PANEL)), 1);
     const int64_t summed = a->transposed ? f->h * f->w : f->oh * f->ow, width = a->transposed ? f->c : f->k;

@@ -366,6 +366,7 @@ int main(void) {
         check_convolution((fnn_conv2d){13, 1, 1, 33, 1, 1, 31, 3, 3, 1, 1, 1, 1, 1, 1}, threads, 0);
         check_convolution((fnn_conv2d){1, 7, 7, 5, 3, 3, 40, 1, 1, 3, 3, 0, 0, 1, 1}, threads, 1);
         check_convolution((fnn_conv2d){3, 9, 13, 8, 7, 11, 9, 3, 3, 1, 1, 0, 0, 1, 1}, threads, 2);
+        check_convolution((fnn_conv2d){2, 9, 8, 3, 9, 8, 70, 3, 5, 1, 1, 1, 2, 1, 1}, threads, 0);
         check_convolution((fnn_conv2d){2, 9, 17, 4, 5, 9, 7, 5, 5, 2, 2, 2, 2, 1, 1}, threads, 1);
     }
     for (int threads = 1; threads <= 3; threads++)
