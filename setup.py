@@ -18,8 +18,15 @@ from setuptools.errors import CompileError
 X86 = platform.machine() in ("x86_64", "AMD64")
 INSTRUCTION_SETS = {"scalar": []}
 if X86:
-    INSTRUCTION_SETS["avx2"] = ["-mavx2", "-mfma"]
-    INSTRUCTION_SETS["avx512"] = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"]
+    INSTRUCTION_SETS["avx2"] = ["-mavx2", "-mfma", "-mprfchw"]
+    INSTRUCTION_SETS["avx512"] = [
+        "-mavx512f",
+        "-mavx512bw",
+        "-mavx512dq",
+        "-mavx512vl",
+        "-mfma",
+        "-mprfchw",
+    ]
 
 # compiled once per instruction set; the other files of csrc/ once in all
 KERNELS = ["tile", "gemm", "batchnorm", "conv2d", "delayed", "elementwise", "embedding", "loss"]

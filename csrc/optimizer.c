@@ -3,6 +3,7 @@
 #include "kernel.h"
 
 #define GRAIN 256 /* floats; a share starts on a cache line */
+#define AHEAD 96  /* floats: so far ahead weights that other threads have read are asked back */
 
 /* Runs body(i, n) on vectors of n lanes from element i on, over this thread's share of every piece between two cuts:
  * it has computed these gradients, and multiplies with these weights. */
@@ -11,7 +12,10 @@
         int64_t i_, hi_;                                                                           \
         end_ = piece_ < s.n_cuts ? s.cuts[piece_] : s.n;                                           \
         fnn_range(end_ - start_, GRAIN, part, &i_, &hi_);                                          \
-        for (i_ += start_, hi_ += start_; i_ + VL <= hi_; i_ += VL) body(i_, VL);                  \
+        for (i_ += start_, hi_ += start_; i_ + VL <= hi_; i_ += VL) {                              \
+            __builtin_prefetch(s.theta + i_ + AHEAD, 1);                                           \
+            body(i_, VL);                                                                          \
+        }                                                                                          \
         if (i_ < hi_) body(i_, (int)(hi_ - i_));                                                   \
     }
 
