@@ -45,6 +45,8 @@ def main() -> None:
     for name in ("epochs", "images"):
         if not getattr(options, name) > 0:
             parser.error(f"--{name}: got {getattr(options, name)}, expected a number above 0")
+    if not 0 <= options.seed < 2**64:
+        parser.error(f"--seed: got {options.seed}, expected 0 to 2**64 - 1")
 
     (x, _), (x_test, labels) = fnn.datasets.load_mnist()
     x, x_test = (a[..., None].astype(np.float32) / 255 for a in (x[: options.images], x_test))

@@ -89,6 +89,8 @@ def main() -> None:
     for name in ("units", "epochs", "streams", "steps", "temperature"):
         if not getattr(options, name) > 0:
             parser.error(f"--{name}: got {getattr(options, name)}, expected a number above 0")
+    if not 0 <= options.seed < 2**64:
+        parser.error(f"--seed: got {options.seed}, expected 0 to 2**64 - 1")
 
     sources = sorted(Path(fnn.__file__).parent.rglob("*.py"))
     try:

@@ -73,7 +73,10 @@ def parse_options() -> argparse.Namespace:
         default="auto",
         help="auto, the default: MNIST if it is here or can be downloaded, else 8x8 digits",
     )
-    return parser.parse_args()
+    options = parser.parse_args()
+    if not 0 <= options.seed < 2**64:
+        parser.error(f"--seed: got {options.seed}, expected 0 to 2**64 - 1")
+    return options
 
 
 def load(name: str):

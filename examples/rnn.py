@@ -49,6 +49,8 @@ def main() -> None:
     for name in ("units", "epochs", "images"):
         if not getattr(options, name) > 0:
             parser.error(f"--{name}: got {getattr(options, name)}, expected a number above 0")
+    if not 0 <= options.seed < 2**64:
+        parser.error(f"--seed: got {options.seed}, expected 0 to 2**64 - 1")
 
     (x, y), (x_test, y_test) = fnn.datasets.load_mnist()
     x, y = x[: options.images], y[: options.images]

@@ -109,9 +109,10 @@ def test_demo_without_matplotlib(tmp_path):
 
 
 def test_demo_refuses_bad_options(tmp_path):
-    result = run(tmp_path, "--epochs", "0")
-    assert result.returncode == 2
-    assert "--epochs: got 0, expected at least 1" in result.stderr
+    for option, value, expected in (("--epochs", "0", "at least 1"), ("--seed", "-1", "0 to")):
+        result = run(tmp_path, option, value)
+        assert result.returncode == 2
+        assert f"{option}: got {value}, expected {expected}" in result.stderr
 
 
 def characters(folder, *options):
@@ -151,6 +152,7 @@ def test_characters_refuses_bad_options(tmp_path):
         (["bytes.txt"], "text: 'utf-8' codec can't decode"),
         (["none.txt"], "No such file"),
         (["--streams", "0"], "--streams: got 0, expected a number above 0"),
+        (["--seed", "-1"], "--seed: got -1, expected 0 to 2**64 - 1"),
         (["--temperature", "nan"], "--temperature: got nan, expected a number above 0"),
     ):
         result = characters(tmp_path, *options)
@@ -183,11 +185,18 @@ def test_other_networks(name, options, says, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["cnn", "rnn", "autoencoder"])
-@pytest.mark.parametrize("option", ["--epochs", "--images"])
-def test_other_networks_refuse_bad_options(name, option, tmp_path):
-    result = run(tmp_path, option, "0", script=DEMO.with_name(f"{name}.py"))
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("--epochs", "0", "a number above 0"),
+        ("--images", "0", "a number above 0"),
+        ("--seed", "-1", "0 to 2**64 - 1"),
+    ],
+)
+def test_other_networks_refuse_bad_options(name, option, value, expected, tmp_path):
+    result = run(tmp_path, option, value, script=DEMO.with_name(f"{name}.py"))
     assert result.returncode == 2
-    assert f"{option}: got 0, expected a number above 0" in result.stderr
+    assert f"{option}: got {value}, expected {expected}" in result.stderr
 
 
 def small_sets(images):
