@@ -493,7 +493,7 @@ class Sequential:
             Run each step in Python instead of recording it in a plan.
         fuse : bool
             Let the plan merge operations; results then differ within rounding. Plain SGD then adds
-            gradients to the weights at once, and leaves none in ``grad``.
+            gradients of dense layers to the weights at once, and leaves none of them in ``grad``.
         checkpoint : path, optional
             A file for the state of the run, written after epochs and at the end. If it is there
             at the beginning, the run goes on from it until it has ``epochs`` in total, and gives
