@@ -45,12 +45,13 @@ MIXED = {
         lambda: [fnn.Conv2D(5, 3, kernel_regularizer=fnn.L2(0.01)), fnn.Flatten(), fnn.Dense(9)],
     ),
     "between": ((7,), lambda: [fnn.Dense(9), fnn.BatchNorm(), fnn.ReLU()]),
+    "delayed": ((48,), lambda: [fnn.Dense(64), fnn.BatchNorm(), fnn.ReLU()]),
     "sequences": ((5, 4), lambda: [fnn.LSTM(6), fnn.Dense(9)]),
     "tokens": ((5,), lambda: [fnn.Embedding(11, 4), fnn.Flatten(), fnn.Dense(9)]),
 }
 
 
-@pytest.mark.parametrize("batch", [2, 8])
+@pytest.mark.parametrize("batch", [4, 8])
 @pytest.mark.parametrize("net", MIXED)
 def test_sgd_goes_into_the_product_where_others_keep_their_update(net, batch, compiled):
     shape, layers = MIXED[net]
@@ -66,8 +67,20 @@ def test_sgd_goes_into_the_product_where_others_keep_their_update(net, batch, co
         thetas.append(model.theta)
     np.testing.assert_allclose(*thetas, atol=1e-5)
     names = op_names(model.plan)
-    assert names.count("dense_backward_w + sgd_update") == 2
+    delayed = [name for name in names if "dense_backward_w + sgd_update, delayed" in name]
+    assert len(delayed) == (net == "delayed" and batch == 4)
+    assert names.count("dense_backward_w + sgd_update") == 2 - len(delayed)
     assert names.count("sgd_update") == 1
+
+
+def test_an_update_of_few_parameters_stays(compiled):
+    grad, theta, clock = np.ones(5, np.float32), np.ones(5, np.float32), np.zeros(3, np.int64)
+    plan = compiled.Plan()
+    with plan.capture():
+        compiled.sgd_update(grad, np.ones(1, np.float32), 0.0, False, clock, None, theta)
+    compiled.fuse(plan)
+    assert plan.replay(1) == 1
+    np.testing.assert_array_equal(theta, 0)
 
 
 @pytest.mark.parametrize("after", [fnn.Sigmoid, fnn.Tanh, fnn.Softmax, lambda: fnn.Dropout(0.5)])

@@ -430,6 +430,8 @@ cdef fuse_update(Plan plan, int last):
                 others += op.reads + op.writes
         elif any_overlap(op.reads + op.writes, [grad]):
             others += op.reads + op.writes
+    if not spans:
+        return
     if any(any_overlap(others, [Operand(grad.array[start:start + n])]) for start, n in sum(spans.values(), [])):
         return # somebody else uses the gradient
     moved = {i: [Operand(theta[start:start + n]) for start, n in spans[i]] for i in spans}
